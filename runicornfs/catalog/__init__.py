@@ -1,0 +1,1 @@
+"""What is known of the store: an SQLite database that readers see one whole snapshot of at a time."""

@@ -1,0 +1,66 @@
+"""The tables of index.db.
+
+All of it can be synced again, so there are no migrations: another SCHEMA_VERSION means a new database. Paths and names
+are BLOBs, as the server's file system has them.
+"""
+
+from __future__ import annotations
+
+# Raised with every change below, and with every change of what is derived from the same sources.
+SCHEMA_VERSION = 1
+
+TABLES = ("documents", "sources", "staged", "nodes", "artifacts", "versions", "aliases", "problems", "meta")
+
+SCHEMA = """
+-- contents of the server's small JSON files, never changed: another content is another row
+CREATE TABLE documents (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+
+-- what the last applied sync knows of the server; kind is an ObservedKind
+CREATE TABLE sources (
+    path BLOB PRIMARY KEY, kind INTEGER NOT NULL, token BLOB NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, document INTEGER
+) WITHOUT ROWID;
+
+-- what was received since and is not applied; kind NULL: gone
+CREATE TABLE staged (
+    path BLOB PRIMARY KEY, kind INTEGER, token BLOB,
+    size INTEGER, mtime_ns INTEGER, document INTEGER
+) WITHOUT ROWID;
+
+-- what the mount shows; parent and unit are inode numbers of paths, unit is what the node is rebuilt with
+CREATE TABLE nodes (
+    inode INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB, document INTEGER, target TEXT, unit INTEGER NOT NULL
+);
+CREATE INDEX nodes_by_parent ON nodes (parent, name);
+CREATE INDEX nodes_by_unit ON nodes (unit);
+
+-- id is the inode number of the path
+CREATE TABLE artifacts (
+    id INTEGER PRIMARY KEY, type BLOB NOT NULL, name BLOB NOT NULL,
+    created_at REAL NOT NULL, updated_at REAL NOT NULL, path BLOB NOT NULL
+);
+CREATE INDEX artifacts_by_name ON artifacts (name);
+
+-- every version that the index names; shown: in the mount and in lists; deleted: softly (.deleted) or for good (status)
+CREATE TABLE versions (
+    artifact INTEGER NOT NULL, version INTEGER NOT NULL, created_at REAL NOT NULL, created_by_run TEXT,
+    size_bytes INTEGER NOT NULL, num_files INTEGER NOT NULL, status TEXT NOT NULL,
+    deleted INTEGER NOT NULL, shown INTEGER NOT NULL, metadata_document INTEGER, manifest_document INTEGER,
+    PRIMARY KEY (artifact, version)
+) WITHOUT ROWID;
+
+-- the index's map of aliases, also those that cannot be links
+CREATE TABLE aliases (
+    artifact INTEGER NOT NULL, alias BLOB NOT NULL, version INTEGER NOT NULL,
+    PRIMARY KEY (artifact, alias)
+) WITHOUT ROWID;
+
+-- what of the store cannot be used; unit as in nodes, 0: the scan's own
+CREATE TABLE problems (unit INTEGER NOT NULL, text TEXT NOT NULL);
+CREATE INDEX problems_by_unit ON problems (unit);
+
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+INSERT INTO nodes (inode, parent, name, kind, size, mtime_ns, unit) VALUES (1, 0, x'', 0, 0, 0, 1);
+"""

@@ -1,0 +1,17 @@
+"""A file of the store as the server is asked for it: the one word that contents and the remote share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class RemoteFile(NamedTuple):
+    """Where a file lies, and what it must still be when it is opened there.
+
+    `path` is relative to the store's root; `size` is in bytes. `mtime_s` (Unix seconds) is None for a file that has a
+    digest, whose size must be equal; a file without one may have grown, but must otherwise be as old as it was.
+    """
+
+    path: str
+    size: int
+    mtime_s: int | None
