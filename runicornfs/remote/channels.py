@@ -1,0 +1,113 @@
+"""What we need otherwise of paramiko's channels: a buffer that does not copy, and an end that does not fail.
+
+paramiko's own `BufferedPipe` appends every packet to one array and moves the rest of it to the front at each read: with
+megabytes on their way that is most of the time of a transfer. `ChunkPipe` hands the packets on as they came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from paramiko import SSHException
+from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
+
+BROKEN = (OSError, EOFError, SSHException)  # what paramiko raises when the channel or the line has ended
+
+if TYPE_CHECKING:
+    _Base = BufferedPipe[bytes]  # generic for the type checker only
+else:
+    _Base = BufferedPipe
+
+
+class Closable(Protocol):
+    """A channel, as far as ending it goes."""
+
+    def close(self) -> None: ...
+
+
+def close_channel(channel: Closable) -> None:
+    """End a channel, also if the line that would have to tell the other side has ended already."""
+    with contextlib.suppress(*BROKEN):
+        channel.close()
+
+
+class ChunkPipe(_Base):
+    """A BufferedPipe that keeps its chunks. The lock protects the chunks, the size and the closed flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._ready: threading.Event | None = None
+
+    def set_event(self, event: threading.Event) -> None:
+        """See BufferedPipe: `event` is set while a read would not block."""
+        with self._changed:
+            self._ready = event
+            self._tell()
+
+    def feed(self, data: bytes) -> None:
+        """Append what arrived."""
+        if not data:
+            return
+        with self._changed:
+            self._chunks.append(data)
+            self._size += len(data)
+            self._tell()
+            self._changed.notify_all()
+
+    def read_ready(self) -> bool:
+        """Whether a read would return data at once."""
+        return self._size > 0
+
+    def read(self, nbytes: int, timeout: float | None = None) -> bytes:
+        """At most `nbytes`, b"" at the end. Raises PipeTimeout after `timeout` seconds without any."""
+        with self._changed:
+            if not self._chunks and not self._ended:
+                deadline = None if timeout is None else time.monotonic() + timeout
+                while not self._chunks and not self._ended:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise PipeTimeout
+                    self._changed.wait(left)
+            if not self._chunks:
+                return b""
+            chunk = self._chunks.popleft()
+            if len(chunk) > nbytes:
+                self._chunks.appendleft(chunk[nbytes:])
+                chunk = chunk[:nbytes]
+            self._size -= len(chunk)
+            self._tell()
+            return chunk
+
+    def empty(self) -> bytes:
+        """Take out everything."""
+        with self._changed:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._size = 0
+            self._tell()
+            return data
+
+    def close(self) -> None:
+        """No more will come: readers get what is there and then the end."""
+        with self._changed:
+            self._ended = True
+            self._tell()
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def _tell(self) -> None:
+        if self._ready is not None:
+            if self._chunks or self._ended:
+                self._ready.set()
+            else:
+                self._ready.clear()

@@ -1,0 +1,272 @@
+"""One authenticated SSH connection: opened, watched, closed. paramiko does SSH; it gets its settings and bounds here.
+
+Guarantees: the host key has been checked before anything is sent that could log in; every wait has an end; what fails
+is one sentence; after `close` no thread of the connection is left.
+
+Locks: none of our own. A Connection may be used by several threads; `close` may be called at any time, also twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import paramiko
+from paramiko.ssh_exception import IncompatiblePeer
+
+from runicornfs.errors import (
+    AccessDenied,
+    ConnectionLost,
+    ProtocolError,
+    ServerError,
+    TimedOut,
+    Unreachable,
+)
+from runicornfs.remote.channels import BROKEN, ChunkPipe, close_channel
+from runicornfs.remote.hostkeys import HostKeyPolicy
+from runicornfs.remote.identities import Credentials, Login, RememberingTransport
+from runicornfs.remote.sshconfig import HostSettings
+
+log = logging.getLogger("runicornfs.remote.connection")
+
+_WINDOW = 64 << 20  # bytes a channel may send ahead: at 50 ms 2 MiB (paramiko's default) would be 40 MB/s at most
+_PACKET = 256 << 10  # bytes of a packet that we take; OpenSSH's own limit for what it sends
+_KEEP_ALIVE = 15  # seconds without traffic after which we say something, so that NATs and firewalls keep the line
+_CLOSE_TIME = 5.0  # seconds that paramiko's thread may take to see that its socket is gone; it looks every 0.1 s
+_LAST_WORDS_TIME = 0.2  # seconds in which a line that breaks has ended: paramiko ends the channels before it says so
+# AES-GCM needs no separate MAC and costs a third of what AES-CTR with HMAC does in paramiko.
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_PARAMIKO_LOG = "runicornfs.remote.paramiko"
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. `connect` bounds each step of connecting, `read` every wait for progress afterwards."""
+
+    connect: float = 10.0
+    read: float = 15.0
+
+
+class Connection:
+    """An open connection. `last_heard` is for whoever judges whether a silent line is dead: see `note_progress`."""
+
+    def __init__(
+        self, client: paramiko.SSHClient, transport: paramiko.Transport, line: socket.socket, timeouts: Timeouts
+    ) -> None:
+        self._client = client
+        self._transport = transport
+        self._line = line
+        self._timeouts = timeouts
+        self.last_heard = time.monotonic()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the line has not been seen to break."""
+        return self._transport.is_active()
+
+    def note_progress(self) -> None:
+        """Something arrived over one of the channels just now."""
+        self.last_heard = time.monotonic()
+
+    def open_sftp(self) -> paramiko.Channel:
+        """A channel to the server's SFTP subsystem. Raises Unreachable, TimedOut, AccessDenied."""
+        return self._open("SFTP", lambda channel: channel.invoke_subsystem("sftp"))
+
+    def open_exec(self, command: str) -> paramiko.Channel:
+        """A channel to `command`, run by the account's shell. Raises Unreachable, TimedOut, AccessDenied."""
+        return self._open("running a command", lambda channel: channel.exec_command(command))
+
+    def wait_closed(self) -> None:
+        """Return when the connection has ended, whoever ended it."""
+        self._transport.join()
+
+    def close(self) -> None:
+        """End the connection and its threads. Waits in its channels end with ConnectionLost."""
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)  # wakes paramiko's thread at once; closing alone would not
+        self._client.close()
+        if threading.current_thread() is not self._transport:
+            self._transport.join(_CLOSE_TIME)
+
+    def _open(self, what: str, ask: Callable[[paramiko.Channel], None]) -> paramiko.Channel:
+        limit = self._timeouts.read
+        began = time.monotonic()
+        channel: paramiko.Channel | None = None
+        try:
+            channel = self._transport.open_session(timeout=limit)
+            channel.settimeout(limit)
+            channel.in_buffer = ChunkPipe()  # before anything can arrive: nothing has been asked for
+            # paramiko waits for the answer to a request without any bound; closing the channel wakes it.
+            watch = threading.Timer(limit, close_channel, (channel,))
+            watch.daemon = True
+            watch.start()
+            try:
+                ask(channel)
+            finally:
+                watch.cancel()
+        except paramiko.ChannelException as error:
+            raise AccessDenied(f"The server refuses another channel for {what}: {error.text}.") from error
+        except BROKEN as error:
+            if channel is not None:
+                close_channel(channel)
+            self._transport.join(_LAST_WORDS_TIME)
+            if not self.is_alive:
+                raise ConnectionLost(f"The connection broke while {what} was asked for.") from error
+            if time.monotonic() - began >= limit:
+                raise TimedOut(f"The server did not answer the request for {what} within {limit:g} s.") from error
+            raise AccessDenied(f"The server refuses {what} to this account.") from error
+        return channel
+
+
+def connect(
+    settings: HostSettings,
+    credentials: Credentials,
+    policy: HostKeyPolicy,
+    timeouts: Timeouts,
+    started: Callable[[socket.socket], None] = lambda line: None,
+) -> Connection:
+    """Connect, check the host key, log in. `started` gets the socket first: shutting it down ends the attempt.
+
+    Raises Unreachable, TimedOut, HostKeyUnknown, HostKeyChanged, AuthenticationFailed, InvalidInput, ProtocolError.
+    """
+    where = f"{settings.host}:{settings.port}"
+    line = _reach(settings, timeouts, started)
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(policy)
+    client.set_log_channel(_PARAMIKO_LOG)
+    transport = _transport(line, policy, timeouts)
+    try:
+        client.connect(
+            settings.hostname,
+            port=settings.port,
+            username=settings.user,
+            sock=line,
+            timeout=timeouts.connect,
+            banner_timeout=timeouts.connect,
+            auth_timeout=max(timeouts.connect, timeouts.read),
+            channel_timeout=timeouts.read,
+            transport_factory=lambda sock, **options: transport,
+            auth_strategy=Login(settings, credentials),
+        )
+        transport.set_keepalive(_KEEP_ALIVE)
+    except BaseException as error:
+        explained = error
+        if isinstance(error, BROKEN):
+            explained = _explained(where, error, transport, timeouts)
+        client.close()
+        line.close()
+        transport.join(_CLOSE_TIME)
+        transport.packetizer.complete_handshake()  # ends paramiko's timer thread, which would last for its whole time
+        if explained is error:
+            raise
+        raise explained from error
+    log.info("connected to %s as %s (%s)", where, settings.user, transport.remote_version)
+    return Connection(client, transport, line, timeouts)
+
+
+def _explained(where: str, error: Exception, transport: paramiko.Transport, timeouts: Timeouts) -> ServerError:
+    """The sentence for what went wrong between the TCP connection and the login."""
+    if isinstance(error, IncompatiblePeer):
+        return ProtocolError(f"{where} has no way to encrypt in common with us: {error}.")
+    if transport.is_active() or isinstance(error.__context__, TimeoutError):  # paramiko has not seen it break: it waits
+        return TimedOut(f"{where} took the connection but did not speak SSH within {timeouts.connect:g} s.")
+    if "Indecipherable protocol version" in str(error) or "Invalid SSH banner" in str(error):
+        return ProtocolError(f"{where} answers, but is no SSH server.")
+    if not transport.remote_version:
+        return Unreachable(f"{where} closed the connection without speaking SSH: is sshd running there?")
+    return ConnectionLost(f"The connection to {where} broke while it was being set up.")
+
+
+class _Line(socket.socket):
+    """A socket whose `send` gives up after a time without any progress, where paramiko would try for ever."""
+
+    patience = 0.0  # seconds
+    _blocked_since: float | None = None
+
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+        try:
+            sent = super().send(data, flags)
+        except TimeoutError:
+            now = time.monotonic()
+            if self._blocked_since is None:
+                self._blocked_since = now
+            elif now - self._blocked_since > self.patience:
+                raise ConnectionAbortedError("the line took no more data") from None
+            raise
+        self._blocked_since = None
+        return sent
+
+
+def _reach(settings: HostSettings, timeouts: Timeouts, started: Callable[[socket.socket], None]) -> _Line:
+    """A TCP connection to the first of the host's addresses that answers."""
+    where = f"{settings.host}:{settings.port}"
+    try:
+        addresses = socket.getaddrinfo(settings.hostname, settings.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(
+            f"The host {settings.hostname} cannot be found: check its name, ~/.ssh/config and the network."
+        ) from error
+    failure: OSError = OSError("no address")
+    deadline = time.monotonic() + timeouts.connect
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        line = _Line(family, kind, protocol)
+        try:
+            line.patience = timeouts.read
+            line.settimeout(max(deadline - time.monotonic(), 0.001) / (len(addresses) - tried))
+            started(line)
+            line.connect(address)
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(
+                socket, "TCP_USER_TIMEOUT"
+            ):  # Linux: ends an idle line on which keep-alives are not acknowledged
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * timeouts.read))
+        except OSError as error:
+            line.close()
+            failure = error
+            continue
+        except BaseException:
+            line.close()
+            raise
+        return line
+    if isinstance(failure, ConnectionRefusedError):
+        raise Unreachable(f"{where} refuses connections: is sshd running there, and is this its port?") from failure
+    if isinstance(failure, TimeoutError):
+        raise TimedOut(f"{where} did not answer within {timeouts.connect:g} s.") from failure
+    raise Unreachable(f"{where} cannot be reached: {failure.strerror or failure}.") from failure
+
+
+def _transport(line: socket.socket, policy: HostKeyPolicy, timeouts: Timeouts) -> RememberingTransport:
+    transport = RememberingTransport(line, default_window_size=_WINDOW, default_max_packet_size=_PACKET)
+    transport.set_log_channel(_PARAMIKO_LOG)
+    _quieten(logging.getLogger(_PARAMIKO_LOG))
+    transport.handshake_timeout = 2 * timeouts.connect  # later than the client's own, which knows what it waited for
+    transport.clear_to_send_timeout = timeouts.read
+    options = transport.get_security_options()
+    available = options.ciphers
+    options.ciphers = tuple(cipher for cipher in _CIPHERS if cipher in available)
+    known = list(_signatures(policy.key_types()))
+    offered = options.key_types
+    options.key_types = tuple([name for name in known if name in offered] + [n for n in offered if n not in known])
+    return transport
+
+
+def _signatures(key_types: list[str]) -> Iterator[str]:
+    """The names under which keys of these types are negotiated: RSA keys sign with SHA-2 by other names."""
+    for name in key_types:
+        yield from ("rsa-sha2-512", "rsa-sha2-256") if name == "ssh-rsa" else (name,)
+
+
+def _only_debug(record: logging.LogRecord) -> bool:
+    """paramiko logs a lost line as an error with a traceback; it is ours to say, so its words are for debugging."""
+    if record.levelno > logging.DEBUG:
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return logging.getLogger(_PARAMIKO_LOG).isEnabledFor(logging.DEBUG)
+
+
+def _quieten(logger: logging.Logger) -> None:
+    logger.addFilter(_only_debug)  # adding the same filter again does nothing

@@ -1,0 +1,215 @@
+"""SFTP version 3 on the wire: packets out of bytes, bytes out of packets.
+
+After draft-ietf-secsh-filexfer-02 and OpenSSH's PROTOCOL. Nothing here waits or decides. Every length that the other
+side names is checked before it is used; what does not fit is a ProtocolError. The data of a file is handed on as views
+of what was received: it is never copied on its way.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from runicornfs.errors import ProtocolError
+
+VERSION = 3  # the version that every server speaks
+LARGEST_PACKET = (256 << 10) + 1024  # bytes: OpenSSH's largest, 256 KiB, and some room; a larger one is nonsense
+LARGEST_HANDLE = 256  # bytes, by the protocol
+READ_FOR_READING = 0x01  # SSH_FXF_READ
+_UINT32 = struct.Struct(">I")
+_HEAD = struct.Struct(">IBI")  # length, kind, id (in VERSION: the version)
+_HEAD_REST = _HEAD.size - _UINT32.size  # bytes of the head that count into the packet's length
+
+
+class Kind(IntEnum):
+    """The packets in use."""
+
+    INIT = 1
+    VERSION = 2
+    OPEN = 3
+    CLOSE = 4
+    READ = 5
+    FSTAT = 8
+    OPENDIR = 11
+    READDIR = 12
+    STAT = 17
+    STATUS = 101
+    HANDLE = 102
+    DATA = 103
+    NAME = 104
+    ATTRS = 105
+    EXTENDED = 200
+    EXTENDED_REPLY = 201
+
+
+class Code(IntEnum):
+    """The codes of a STATUS that mean something of their own to us."""
+
+    OK = 0
+    EOF = 1
+    NO_SUCH_FILE = 2
+    PERMISSION_DENIED = 3
+    NO_CONNECTION = 6
+    CONNECTION_LOST = 7
+    OP_UNSUPPORTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the server says about a file; None where it does not."""
+
+    size: int | None = None
+    mode: int | None = None
+    mtime_s: int | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        return self.mode is not None and stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file, or may be one: a server need not say."""
+        return self.mode is None or stat.S_IFMT(self.mode) == 0 or stat.S_ISREG(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet from the server. Of DATA `body` is the file's data alone, else all that follows the id."""
+
+    kind: int
+    id: int
+    body: list[memoryview]
+    size: int
+
+    def fields(self) -> Fields:
+        """The body for taking apart (not for DATA)."""
+        return Fields(b"".join(self.body))
+
+
+class Fields:
+    """Takes the body of a packet apart, front to back."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._position = 0
+
+    def uint32(self) -> int:
+        return int.from_bytes(self._take(4), "big")
+
+    def uint64(self) -> int:
+        return int.from_bytes(self._take(8), "big")
+
+    def string(self) -> bytes:
+        return self._take(self.uint32())
+
+    def attributes(self) -> Attributes:
+        flags = self.uint32()
+        size = self.uint64() if flags & 0x01 else None
+        if flags & 0x02:
+            self._take(8)  # owner and group, as numbers of the server's
+        mode = self.uint32() if flags & 0x04 else None
+        mtime_s = None
+        if flags & 0x08:
+            self._take(4)  # time of the last access
+            mtime_s = self.uint32()
+        if flags & 0x80000000:
+            for _ in range(self.uint32()):
+                self.string()
+                self.string()
+        return Attributes(size, mode, mtime_s)
+
+    def names(self) -> list[tuple[bytes, Attributes]]:
+        """The body of NAME: names of a directory with their attributes."""
+        found = []
+        for _ in range(self.uint32()):
+            name = self.string()
+            self.string()  # the line that `ls -l` would show
+            found.append((name, self.attributes()))
+        return found
+
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """The body of VERSION: extensions and their data, to the end."""
+        found = []
+        while not self.at_end:
+            found.append((self.string(), self.string()))
+        return found
+
+    def limits(self) -> tuple[int, int]:
+        """The answer to limits@openssh.com: the largest packet and the largest READ, in bytes; 0: no limit known."""
+        return self.uint64(), self.uint64()
+
+    @property
+    def at_end(self) -> bool:
+        return self._position >= len(self._body)
+
+    def _take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > len(self._body):
+            raise ProtocolError("The server sent an SFTP packet that ends too early.")
+        part = self._body[self._position : end]
+        self._position = end
+        return part
+
+
+class PacketReader:
+    """Cuts a stream of bytes into packets. `receive` returns the next piece of it, never b"": it raises at the end."""
+
+    def __init__(self, receive: Callable[[], bytes]) -> None:
+        self._receive = receive
+        self._chunk = memoryview(b"")
+
+    def next(self) -> Packet:
+        """The next packet, waited for. Raises ProtocolError and what `receive` raises."""
+        length, kind, packet_id = _HEAD.unpack(self._exactly(_HEAD.size))
+        if not _HEAD_REST <= length <= LARGEST_PACKET:
+            raise ProtocolError(f"The server sent an SFTP packet with an impossible length ({length} bytes).")
+        rest = length - _HEAD_REST
+        if kind == Kind.DATA:
+            if rest < _UINT32.size:
+                raise ProtocolError("The server sent file data without a length.")
+            (size,) = _UINT32.unpack(self._exactly(_UINT32.size))
+            if size != rest - _UINT32.size:
+                raise ProtocolError(f"The server announced {size} bytes of file data and sent {rest - _UINT32.size}.")
+            rest = size
+        return Packet(kind, packet_id, self._views(rest), rest)
+
+    def _exactly(self, count: int) -> bytes:
+        chunk = self._chunk
+        if len(chunk) >= count:
+            self._chunk = chunk[count:]
+            return bytes(chunk[:count])
+        return b"".join(self._views(count))
+
+    def _views(self, count: int) -> list[memoryview]:
+        views = []
+        while count:
+            chunk = self._chunk
+            if not chunk:
+                chunk = memoryview(self._receive())
+            part = chunk[:count]
+            self._chunk = chunk[len(part) :]
+            count -= len(part)
+            views.append(part)
+        return views
+
+
+def packet(kind: Kind, packet_id: int, *fields: bytes) -> bytes:
+    """A packet for the server."""
+    return _HEAD.pack(_HEAD_REST + sum(map(len, fields)), kind, packet_id) + b"".join(fields)
+
+
+def string(value: bytes) -> bytes:
+    """A string with its length in front."""
+    return _UINT32.pack(len(value)) + value
+
+
+def uint32(value: int) -> bytes:
+    return _UINT32.pack(value)
+
+
+def read_packet(packet_id: int, handle: bytes, offset: int, length: int) -> bytes:
+    """A READ of `length` bytes at `offset`."""
+    return packet(Kind.READ, packet_id, string(handle), struct.pack(">QI", offset, length))

@@ -1,0 +1,247 @@
+"""One server in use: everything that the parts above ask of it, whatever happens to the line meanwhile.
+
+Guarantees: no call waits without end; errors are those of `runicornfs.errors` (and OSError from the local file);
+nothing but the store below the root is named to the server. `lifeline` keeps the connection, `sessions` lends its SFTP
+sessions, `transfer` moves the bytes.
+
+Locks: none here but that of Counters, which protects its numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from runicornfs.errors import ConnectionLost, RunicornFSError, StaleFile, StoreUnusable, TimedOut
+from runicornfs.remote import connection as ssh
+from runicornfs.remote.address import ServerAddress, check_root
+from runicornfs.remote.connection import Timeouts
+from runicornfs.remote.execution import ExecChannel
+from runicornfs.remote.hostkeys import Confirm, HostKeyPolicy
+from runicornfs.remote.identities import Credentials
+from runicornfs.remote.lifeline import Lifeline, State
+from runicornfs.remote.line import Line
+from runicornfs.remote.packets import Attributes
+from runicornfs.remote.sessions import Sessions
+from runicornfs.remote.sftp import OpenFile, SftpSession
+from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.remote.structure import StructureReport, inspect
+from runicornfs.remote.transfer import Transfer
+from runicornfs.store.files import RemoteFile
+from runicornfs.store.paths import check_relative, shown
+
+__all__ = ["Counters", "ExecChannel", "RemoteFile", "Server", "Timeouts"]
+
+_UNKNOWN_LINE = (0.05, 0.0)  # s and bytes/s that `line` answers before anything was measured
+
+
+class Counters:
+    """What has been asked of the server so far. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.connections = 0
+        self.sftp_opens = 0
+        self.sftp_reads = 0
+        self.sftp_bytes = 0
+        self.execs = 0
+        self.exec_bytes_in = 0
+
+    def add(self, **amounts: int) -> None:
+        """Raise the counters that are named."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+
+class _Link:
+    """A connection with the sessions and the measurements that belong to it."""
+
+    def __init__(self, connection: ssh.Connection, patience: float) -> None:
+        self.connection = connection
+        self.line = Line()
+        self.sessions = Sessions(connection, self.line, patience)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.connection.is_alive
+
+    def warm_up(self) -> None:
+        """Open the first session ahead of the first read, which it would cost four round trips."""
+        with contextlib.suppress(RunicornFSError), self.sessions.borrow():  # whoever needs a session gets the error
+            pass
+
+    def wait_closed(self) -> None:
+        self.connection.wait_closed()
+
+    def close(self) -> None:
+        self.sessions.close()
+        self.connection.close()
+
+
+class Server:
+    """The server that has the store. Thread-safe. Nothing happens before `connect`.
+
+    `confirm` is asked about a host key that no known_hosts file has; without it such a key is refused.
+    """
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        root: str,
+        credentials: Credentials | None = None,
+        *,
+        confirm: Confirm | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.address: ServerAddress = settings.address(check_root(root))
+        self.counters = Counters()
+        self._settings = settings
+        self._credentials = credentials or Credentials()
+        self._policy = HostKeyPolicy(settings, confirm)
+        self._timeouts = timeouts or Timeouts()
+        self._lifeline: Lifeline[_Link] = Lifeline(settings.host, self._open_link, self._timeouts.connect)
+
+    @property
+    def state(self) -> State:
+        """`disconnected`, `connecting`, `connected` or `reconnecting`."""
+        return self._lifeline.state
+
+    @property
+    def last_error(self) -> RunicornFSError | None:
+        """Why the line is down; None while it is up."""
+        return self._lifeline.last_error
+
+    def on_state(self, callback: Callable[[State], None]) -> None:
+        """Have `callback` called after each change of state, on the thread that caused it. It must return soon."""
+        self._lifeline.on_state(callback)
+
+    def connect(self) -> None:
+        """Connect and log in; a server that is connected stays so.
+
+        Raises Unreachable, TimedOut, HostKeyUnknown, HostKeyChanged, AuthenticationFailed, InvalidInput, ProtocolError.
+        """
+        self._lifeline.connect()
+
+    def close(self) -> None:
+        """Disconnect. Calls that wait end with ConnectionLost or Unreachable; no thread is left."""
+        self._lifeline.close()
+
+    def line(self) -> tuple[float, float]:
+        """(round trip in seconds, bytes a second) of the line as measured; (0.05, 0) where unknown."""
+        link = self._lifeline.link
+        if link is None:
+            return _UNKNOWN_LINE
+        round_trip = link.line.round_trip()
+        return (_UNKNOWN_LINE[0] if round_trip is None else round_trip), link.line.rate()
+
+    def inspect_store(self) -> StructureReport:
+        """What is at the root. Raises Unreachable, TimedOut, AccessDenied (no SFTP there)."""
+        with self._link() as link, link.sessions.borrow() as session:
+            return inspect(session, self.address.host, self.address.root)
+
+    def verify_store(self) -> StructureReport:
+        """As `inspect_store`; raises StoreUnusable with a sentence if there is no usable store."""
+        report = self.inspect_store()
+        if report.problem is not None:
+            raise StoreUnusable(report.problem)
+        return report
+
+    @contextlib.contextmanager
+    def exec(self, command: str, *, timeout: float | None = None) -> Iterator[ExecChannel]:
+        """Run `command` (a constant: no name may ever become part of it) on the server.
+
+        `timeout` in seconds bounds each wait for progress, by default the read time-out. Raises Unreachable, TimedOut,
+        AccessDenied (the account may not run commands).
+        """
+        with self._link() as link:
+            channel = link.connection.open_exec(command)
+            if timeout is not None:
+                channel.settimeout(timeout)
+            self.counters.add(execs=1)
+
+            def heard(size: int) -> None:
+                link.connection.note_progress()
+                self.counters.add(exec_bytes_in=size)
+
+            with ExecChannel(channel, heard) as running:
+                yield running
+
+    def fill(
+        self, file: RemoteFile, wanted: Iterator[tuple[int, int]], fd: int, received: Callable[[int, int], None]
+    ) -> None:
+        """Copy the (offset, length) ranges that `wanted` yields from `file` to the same places in `fd`.
+
+        Ranges are taken from `wanted` only when there is room for more on the line; `received(offset, length)` is
+        called, on this thread, when a whole range has been written. Returns when `wanted` is exhausted and all has been
+        written.
+
+        Raises StaleFile (the file there is not this one), MissingOnServer, AccessDenied, TimedOut (no progress for the
+        read time-out), Unreachable or ConnectionLost, ProtocolError, OSError (writing failed), and whatever `wanted`
+        and `received` raise. What had been received by then stays.
+        """
+        path = os.fsencode(f"{self.address.root.rstrip('/')}/{check_relative(file.path)}")
+        with self._link() as link, link.sessions.borrow(path) as session:
+            opens = session.opens
+            try:
+                opened = _open_checked(session, path, file)
+            finally:
+                self.counters.add(sftp_opens=session.opens - opens)
+            transfer = Transfer(session, path, opened.handle, fd, received)
+            try:
+                transfer.run(iter(wanted))
+            finally:
+                self.counters.add(sftp_reads=transfer.reads, sftp_bytes=transfer.bytes)
+
+    @contextlib.contextmanager
+    def _link(self) -> Iterator[_Link]:
+        """The link to use. If it turns out to be dead it is closed, so that the next call gets another."""
+        link = self._lifeline.usable()
+        try:
+            yield link
+        except (TimedOut, ConnectionLost):
+            silence = time.monotonic() - link.connection.last_heard
+            if not link.is_alive or silence >= self._timeouts.read:
+                link.close()
+            raise
+
+    def _open_link(self, started: Callable[[socket.socket], None]) -> _Link:
+        connection = ssh.connect(self._settings, self._credentials, self._policy, self._timeouts, started)
+        self.counters.add(connections=1)
+        return _Link(connection, self._timeouts.read)
+
+
+def _open_checked(session: SftpSession, path: bytes, file: RemoteFile) -> OpenFile:
+    """`file` open in this session, the same as the catalog describes. Raises StaleFile otherwise."""
+    kept = session.holds(path)
+    opened = session.open(path)
+    if kept and not _fits(opened.attributes, file):  # what was seen a moment ago may be what is out of date
+        session.forget(path)
+        opened = session.open(path)
+    if not _fits(opened.attributes, file):
+        session.forget(path)
+        there = opened.attributes
+        if not there.is_file:
+            raise StaleFile(f"{shown(file.path)} on the server is no regular file.")
+        what = (
+            f"has {there.size} bytes instead of {file.size}"
+            if there.size != file.size
+            else "was changed since the last sync"
+        )
+        raise StaleFile(f"{shown(file.path)} on the server {what}.")
+    return opened
+
+
+def _fits(there: Attributes, file: RemoteFile) -> bool:
+    """A file with a digest has its very size; one without (a log) may have grown, but not changed at the same size."""
+    if not there.is_file:
+        return False
+    if there.size is None or (file.mtime_s is None and there.size == file.size):
+        return True
+    if file.mtime_s is None:
+        return False
+    return there.size > file.size or (there.size == file.size and there.mtime_s in (None, file.mtime_s))

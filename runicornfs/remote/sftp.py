@@ -1,0 +1,290 @@
+"""One SFTP session: requests, answers, and open files. The loop that reads ranges is `transfer`.
+
+Ours and not paramiko's SFTPClient because of what that loop needs: requests always in flight, answers in any order,
+data that goes to the file without a copy, and a bound on every wait.
+
+A session belongs to one thread at a time. After an error that leaves answers outstanding it is closed, never reused.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from runicornfs.errors import AccessDenied, ConnectionLost, MissingOnServer, ProtocolError, ServerError, TimedOut
+from runicornfs.remote.channels import BROKEN, close_channel
+from runicornfs.remote.line import Line
+from runicornfs.remote.packets import (
+    LARGEST_HANDLE,
+    READ_FOR_READING,
+    VERSION,
+    Attributes,
+    Code,
+    Fields,
+    Kind,
+    Packet,
+    PacketReader,
+    packet,
+    string,
+    uint32,
+)
+from runicornfs.store.paths import printable, shown
+
+DEFAULT_READ = 32 << 10  # bytes of one READ that every server takes (draft-ietf-secsh-filexfer-02, section 3)
+LARGEST_READ = 255 << 10  # bytes: OpenSSH's limit; what it says is believed up to this, so that packets stay bounded
+_LEAST_READ = 4 << 10  # bytes: a server that says less is not believed; a short answer is allowed anyway
+_LARGEST_RECEIVE = 1 << 20  # bytes taken from the channel at once: any of its packets whole
+_KEPT_HANDLES = 16  # open files a session keeps: servers allow some hundred, and a reader comes back to few files
+_HANDLE_TRUST = 2.0  # seconds for which an open file counts as the one at its path without asking again
+_MOST_NAMES = 100_000  # entries of one directory that are taken: a store's have some thousand
+_MOST_OF_A_MESSAGE = 200  # characters of the server's own words that are shown
+
+T = TypeVar("T")
+
+
+class ByteChannel(Protocol):
+    """What a session needs of paramiko.Channel: tests give it one in memory."""
+
+    @property
+    def closed(self) -> bool: ...
+    def send(self, s: bytes) -> int: ...
+    def recv(self, nbytes: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A file open on the server, and what was at its path when that was last asked."""
+
+    handle: bytes
+    attributes: Attributes
+    checked_at: float
+
+
+class SftpSession:
+    """Requests over one channel. `heard` is called whenever something arrives."""
+
+    def __init__(self, channel: ByteChannel, line: Line, heard: Callable[[], None] = lambda: None) -> None:
+        self.line = line
+        self.read_limit = DEFAULT_READ
+        self.opens = 0  # OPEN requests so far
+        self._channel = channel
+        self._heard = heard
+        self._packets = PacketReader(self._receive)
+        self._last_id = 0
+        self._unheeded: set[int] = set()  # requests whose answers do not matter: CLOSE
+        self._files: OrderedDict[bytes, OpenFile] = OrderedDict()
+
+    def start(self) -> None:
+        """Agree on the version and ask for the server's limits: two round trips."""
+        self.send(packet(Kind.INIT, VERSION))
+        hello = self.receive()
+        if hello.kind != Kind.VERSION or hello.id < VERSION:
+            raise self.nonsense("did not answer as an SFTP server of version 3")
+        if b"limits@openssh.com" in dict(self._parsed(hello, Fields.pairs)):
+            answer = self.ask(Kind.EXTENDED, string(b"limits@openssh.com"))
+            if answer.kind == Kind.EXTENDED_REPLY:
+                _, largest_read = self._parsed(answer, Fields.limits)
+                if largest_read:
+                    self.read_limit = min(max(largest_read, _LEAST_READ), LARGEST_READ)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side has ended the session yet."""
+        return not self._channel.closed
+
+    def close(self) -> None:
+        """End the session and with it its open files."""
+        self._files.clear()
+        close_channel(self._channel)
+
+    def stat(self, path: bytes) -> Attributes:
+        """What is at `path`, symlinks followed. Raises MissingOnServer, AccessDenied, ServerError."""
+        return self._attributes(self.ask(Kind.STAT, string(path)), path)
+
+    def fstat(self, handle: bytes) -> Attributes:
+        """The attributes of an open file."""
+        return self._attributes(self.ask(Kind.FSTAT, string(handle)), b"an open file")
+
+    def holds(self, path: bytes) -> bool:
+        """Whether `path` is open in this session."""
+        return path in self._files
+
+    def open(self, path: bytes) -> OpenFile:
+        """`path` open for reading: kept open from before if it is still the same file, else opened (one round trip)."""
+        kept = self._files.get(path)
+        if kept is not None:
+            self._files.move_to_end(path)
+            if time.monotonic() - kept.checked_at < _HANDLE_TRUST:
+                return kept
+            now_there = self.stat(path)
+            if now_there == kept.attributes:
+                kept.checked_at = time.monotonic()
+                return kept
+            self.forget(path)
+        began = time.monotonic()
+        self.opens += 1
+        opened, seen = self.ask_all(
+            (Kind.OPEN, string(path) + uint32(READ_FOR_READING) + uint32(0)), (Kind.STAT, string(path))
+        )
+        handle = self._handle(opened, path)
+        try:
+            attributes = self._attributes(seen, path)
+        except ServerError:
+            self._close_handle(handle)
+            raise
+        file = OpenFile(handle, attributes, began)
+        self._files[path] = file
+        if len(self._files) > _KEPT_HANDLES:
+            self.forget(next(iter(self._files)))
+        return file
+
+    def forget(self, path: bytes) -> None:
+        """Close `path` if it is open here. Does not wait."""
+        file = self._files.pop(path, None)
+        if file is not None and self.is_open:
+            self._close_handle(file.handle)
+
+    def list_folder(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+        """Names in a directory with what the server says about each (symlinks not followed), without `.` and `..`."""
+        handle = self._handle(self.ask(Kind.OPENDIR, string(path)), path)
+        found: list[tuple[bytes, Attributes]] = []
+        try:
+            while True:
+                more = (Kind.READDIR, string(handle))
+                for answer in self.ask_all(more, more):  # the second one usually says already that this was all
+                    if answer.kind == Kind.STATUS and self._parsed(answer, Fields.uint32) == Code.EOF:
+                        return found
+                    if answer.kind != Kind.NAME:
+                        raise self.refused(answer, path)
+                    found += [entry for entry in self._parsed(answer, Fields.names) if entry[0] not in (b".", b"..")]
+                    if len(found) > _MOST_NAMES:
+                        raise ServerError(
+                            f"{shown(os.fsdecode(path))} on the server has more than {_MOST_NAMES} entries."
+                        )
+        finally:
+            if self.is_open:
+                self._close_handle(handle)
+
+    def ask(self, kind: Kind, body: bytes) -> Packet:
+        """One request and its answer."""
+        return self.ask_all((kind, body))[0]
+
+    def ask_all(self, *requests: tuple[Kind, bytes]) -> list[Packet]:
+        """Several requests in one round trip; their answers in the order of the requests."""
+        ids = [self.next_id() for _ in requests]
+        answers: dict[int, Packet] = {}
+        stamp = self.line.sent(0, time.monotonic())
+        self.send(b"".join(packet(kind, id_, body) for id_, (kind, body) in zip(ids, requests, strict=True)))
+        while len(answers) < len(ids):
+            answer = self.receive()
+            if answer.id not in ids or answer.id in answers:
+                raise self.nonsense(f"answered request {answer.id}, which was not made")
+            if not answers:
+                self.line.answered(stamp, 0, 0, time.monotonic())
+            answers[answer.id] = answer
+        return [answers[id_] for id_ in ids]
+
+    def next_id(self) -> int:
+        """A number for a request that no outstanding one has."""
+        self._last_id = (self._last_id + 1) & 0xFFFFFFFF
+        return self._last_id
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`. Raises TimedOut or ConnectionLost; the session is closed then."""
+        try:
+            while data:
+                sent = self._channel.send(data)
+                if sent == 0:
+                    raise EOFError
+                data = data[sent:]
+        except TimeoutError as error:
+            self.close()
+            raise TimedOut("The server takes no more requests: it made no progress for too long.") from error
+        except BROKEN as error:
+            self.close()
+            raise ConnectionLost("The connection to the server broke.") from error
+
+    def receive(self) -> Packet:
+        """The next answer that matters. Raises TimedOut, ConnectionLost, ProtocolError; the session is closed then."""
+        while True:
+            try:
+                answer = self._packets.next()
+            except ProtocolError:
+                self.close()
+                raise
+            if answer.id not in self._unheeded:
+                return answer
+            self._unheeded.discard(answer.id)
+
+    def nonsense(self, what: str) -> ProtocolError:
+        """The error to raise for an answer that the protocol does not allow. The session is closed."""
+        self.close()
+        return ProtocolError(f"The server {what}.")
+
+    def refused(self, answer: Packet, path: bytes) -> ServerError:
+        """The error to raise for an answer that is not the one hoped for, usually a STATUS."""
+        if answer.kind != Kind.STATUS:
+            return self.nonsense(f"gave an answer of the wrong kind ({answer.kind}) for {shown(os.fsdecode(path))}")
+        try:
+            fields = answer.fields()
+            code = fields.uint32()
+            message = "" if fields.at_end else fields.string().decode(errors="replace")
+        except ProtocolError:
+            self.close()
+            raise
+        if code == Code.NO_SUCH_FILE:
+            return MissingOnServer(f"{shown(os.fsdecode(path))} is not on the server any more.")
+        if code == Code.PERMISSION_DENIED:
+            return AccessDenied(f"The server does not let this account read {shown(os.fsdecode(path))}.")
+        if code in (Code.NO_CONNECTION, Code.CONNECTION_LOST):
+            self.close()
+            return ConnectionLost("The server says that the connection is lost.")
+        said = printable(message[:_MOST_OF_A_MESSAGE])
+        return ServerError(
+            f"The server cannot read {shown(os.fsdecode(path))}: {said or 'it gives no reason'} (code {code})."
+        )
+
+    def _receive(self) -> bytes:
+        try:
+            data = self._channel.recv(_LARGEST_RECEIVE)
+        except TimeoutError as error:
+            self.close()
+            raise TimedOut("The server made no progress for too long.") from error
+        except BROKEN as error:
+            self.close()
+            raise ConnectionLost("The connection to the server broke.") from error
+        if not data:
+            self.close()
+            raise ConnectionLost("The connection to the server broke.")
+        self._heard()
+        return data
+
+    def _handle(self, answer: Packet, path: bytes) -> bytes:
+        if answer.kind != Kind.HANDLE:
+            raise self.refused(answer, path)
+        handle = self._parsed(answer, Fields.string)
+        if len(handle) > LARGEST_HANDLE:
+            raise self.nonsense("gave a handle that is too long")
+        return handle
+
+    def _attributes(self, answer: Packet, path: bytes) -> Attributes:
+        if answer.kind != Kind.ATTRS:
+            raise self.refused(answer, path)
+        return self._parsed(answer, Fields.attributes)
+
+    def _parsed(self, answer: Packet, take: Callable[[Fields], T]) -> T:
+        try:
+            return take(answer.fields())
+        except ProtocolError:
+            self.close()
+            raise
+
+    def _close_handle(self, handle: bytes) -> None:
+        id_ = self.next_id()
+        self._unheeded.add(id_)
+        self.send(packet(Kind.CLOSE, id_, string(handle)))

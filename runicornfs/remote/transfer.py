@@ -1,0 +1,144 @@
+"""The loop that this project exists for: ranges of a remote file into a local one, with requests always in flight.
+
+New ranges are taken only when there is room for them, so whoever yields them decides as late as possible what comes
+next. Between ranges nothing is drained: the line never runs dry while there is something to ask for. Data goes from the
+packets as they were received straight to the file (`pwritev`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from runicornfs.errors import StaleFile
+from runicornfs.remote.line import Stamp
+from runicornfs.remote.packets import Code, Fields, Kind, Packet, read_packet
+from runicornfs.remote.sftp import SftpSession
+from runicornfs.store.paths import shown
+
+_ALIGNMENT = 4 << 10  # bytes: requests end on pages where possible, so that no page of the file is written twice
+
+
+@dataclass(slots=True)
+class _Range:
+    """A range of `wanted` and how many of its bytes have not been written yet."""
+
+    offset: int
+    length: int
+    missing: int
+
+
+@dataclass(slots=True)
+class _Read:
+    """One READ on its way."""
+
+    range: _Range
+    offset: int
+    length: int
+    stamp: Stamp
+
+
+class Transfer:
+    """One run over `wanted`. Used once, by the thread that owns the session."""
+
+    def __init__(
+        self, session: SftpSession, path: bytes, handle: bytes, fd: int, received: Callable[[int, int], None]
+    ) -> None:
+        self._session = session
+        self._line = session.line
+        self._path = path
+        self._handle = handle
+        self._fd = fd
+        self._received = received
+        self._pending: dict[int, _Read] = {}
+        self._in_flight = 0
+        self._requests = bytearray()
+        self.reads = 0
+        self.bytes = 0
+
+    def run(self, wanted: Iterator[tuple[int, int]]) -> None:
+        """Fetch every (offset, length) that `wanted` yields; returns when it is exhausted and all has been written.
+
+        Raises what the session raises, StaleFile if the file ends too early, OSError if writing fails, and what
+        `wanted` and `received` raise. The session is closed then, unless no answer is outstanding.
+        """
+        self._line.transfer_begins()
+        try:
+            more = True
+            while True:
+                while more and self._in_flight < self._line.share():
+                    next_range = next(wanted, None)
+                    if next_range is None:
+                        more = False
+                    else:
+                        self._ask_for(*next_range)
+                if self._requests:
+                    requests, self._requests = bytes(self._requests), bytearray()
+                    self._session.send(requests)
+                if not self._pending:
+                    return
+                self._take(self._session.receive())
+        finally:
+            self._line.transfer_ends()
+            if self._pending:
+                self._line.abandoned(self._in_flight)
+                self._session.close()
+
+    def _ask_for(self, offset: int, length: int) -> None:
+        """Split a range into READs of equal size: five of 205 KiB, rather than four of 255 and one of 4, for 1 MiB."""
+        whole = _Range(offset, length, length)
+        parts = -(-length // self._session.read_limit)
+        size = -(-length // max(parts, 1))
+        size = min(-(-size // _ALIGNMENT) * _ALIGNMENT, self._session.read_limit)
+        end = offset + length
+        while offset < end:
+            part = min(size, end - offset)
+            self._request(whole, offset, part)
+            offset += part
+
+    def _request(self, whole: _Range, offset: int, length: int) -> None:
+        id_ = self._session.next_id()
+        self._pending[id_] = _Read(whole, offset, length, self._line.sent(length, time.monotonic()))
+        self._in_flight += length
+        self.reads += 1
+        self._requests += read_packet(id_, self._handle, offset, length)
+
+    def _take(self, answer: Packet) -> None:
+        read = self._pending.pop(answer.id, None)
+        if read is None:
+            raise self._session.nonsense(f"answered request {answer.id}, which was not made")
+        self._in_flight -= read.length
+        size = answer.size if answer.kind == Kind.DATA else 0
+        self._line.answered(read.stamp, read.length, size, time.monotonic())
+        if answer.kind != Kind.DATA:
+            raise self._refused(answer)
+        if not 0 < size <= read.length:
+            raise self._session.nonsense(f"sent {size} bytes where {read.length} were asked for")
+        _write(self._fd, answer.body, read.offset, size)
+        self.bytes += size
+        whole = read.range
+        whole.missing -= size
+        if size < read.length:  # allowed anywhere, not only at the end of the file: ask for the rest
+            self._request(whole, read.offset + size, read.length - size)
+        elif not whole.missing:
+            self._received(whole.offset, whole.length)
+
+    def _refused(self, answer: Packet) -> Exception:
+        if answer.kind == Kind.STATUS and answer.size >= 4 and Fields(b"".join(answer.body)).uint32() == Code.EOF:
+            return StaleFile(
+                f"{shown(os.fsdecode(self._path))} on the server ends before the size that it should have."
+            )
+        return self._session.refused(answer, self._path)
+
+
+def _write(fd: int, views: list[memoryview], offset: int, size: int) -> None:
+    """Write all of the views, one after the other, at `offset`."""
+    written = os.pwritev(fd, views, offset)
+    if written < size:
+        rest = memoryview(b"".join(views))[written:]
+        while rest:
+            offset += written
+            written = os.pwrite(fd, rest, offset)
+            rest = rest[written:]
