@@ -1,0 +1,1 @@
+"""Bytes: blocks in, blocks out, who fetches what, read-ahead, verification, eviction."""

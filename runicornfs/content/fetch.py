@@ -1,0 +1,224 @@
+"""Who fetches what: turns the wishes of readers into fills, and the end of a fill into blocks or errors.
+
+A few threads run fills, at most one of a content takes from its queues at a time. One that has taken the last range
+only waits for what is on its way and holds up nobody: what is wanted meanwhile is taken by the next. Demand goes before
+read-ahead, within a content and among them; a content that has had its share goes to the end of the queue when others
+wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+
+from runicornfs.content.blocks import BLOCK, bytes_in, runs
+from runicornfs.content.contents import Transfers
+from runicornfs.content.counters import Counters
+from runicornfs.content.entry import Entry
+from runicornfs.content.flusher import Flusher
+from runicornfs.content.readahead import window_blocks
+from runicornfs.content.room import Room
+from runicornfs.content.table import Table
+from runicornfs.content.verify import Verifier
+from runicornfs.content.workers import Workers
+from runicornfs.errors import AccessDenied, MissingOnServer, NoSpace, ProtocolError, RunicornFSError, StaleFile
+
+log = logging.getLogger("runicornfs.content")
+
+# As many as the server's sessions: a fill needs one.
+FILLS = 4
+# What a content may ask for while others wait.
+SHARE = 16 << 20
+# A failure that may pass is tried again so often in a row, without anything having come.
+RETRIES = 3
+# Freed at once when the disk turns out to be full.
+FULL_DISK_STEP = 16 << 20
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Fetcher:
+    """Thread-safe: it has no state but its queue."""
+
+    def __init__(
+        self,
+        transfers: Transfers,
+        table: Table,
+        room: Room,
+        flusher: Flusher,
+        verifier: Verifier,
+        counters: Counters,
+    ) -> None:
+        self._transfers = transfers
+        self.table = table
+        self.room = room
+        self.flusher = flusher
+        self.verifier = verifier
+        self.counters = counters
+        self.workers: Workers[Entry] = Workers("fetch", FILLS, self._run)
+
+    def submit(self, entry: Entry) -> None:
+        """Something of this entry is wanted."""
+        self.workers.submit(entry)
+
+    def window_blocks(self) -> int:
+        """How far ahead of a reader to go on the line as it is, in blocks; not through more than half of the cache."""
+        return min(window_blocks(*self._transfers.line()), self.room.limit // 2 // BLOCK)
+
+    def _run(self, entry: Entry) -> None:
+        with self.table.pinned(entry) as in_use:
+            if not in_use:
+                return
+            with entry.condition:
+                if entry.pulling:
+                    return
+                entry.pulling = True
+                file = entry.remote_file()
+            fill = _Fill(entry, self)
+            error: Exception | None = None
+            try:
+                if fill.has_work():
+                    self._transfers.fill(file, fill, self.table.writable(entry), fill.received)
+                error = fill.refusal
+            except Exception as raised:  # whatever it is, the readers who wait must hear of it
+                error = raised
+            self._finish(fill, file.path, error)
+
+    def _finish(self, fill: _Fill, path: str, error: Exception | None) -> None:
+        entry = fill.entry
+        fill.give_back()
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if full and not self.table.free(entry, FULL_DISK_STEP):
+            error = NoSpace(f"the disk is full, and nothing can go to make room for {path}")
+            full = False
+        with entry.condition:
+            if fill.pulling:
+                entry.pulling = False
+            left = list(fill.asked)
+            if error is None and left:
+                error = ProtocolError(f"the transfer of {path} ended before all that was asked for had come")
+            if error is not None:
+                again = bool(entry.readers) and (full or self._may_pass(entry, path, error))
+                entry.put_back(left, again)
+                if not again and not entry.fail(error, left):
+                    log.info("nothing more is read ahead of %s: %s", path, error)
+                if not isinstance(error, RunicornFSError | OSError):
+                    log.error("fetching %s failed in a way that is not known", path, exc_info=error)
+            more = not entry.pulling and entry.has_wishes
+        if more:
+            self.submit(entry)
+
+    @staticmethod
+    def _may_pass(entry: Entry, path: str, error: Exception) -> bool:
+        if isinstance(error, MissingOnServer | StaleFile | AccessDenied):
+            return entry.path_failed(path)
+        if isinstance(error, ProtocolError) or getattr(error, "is_temporary", False):
+            entry.failures += 1
+            return entry.failures <= RETRIES
+        return False
+
+
+class _Fill(Iterator[tuple[int, int]]):
+    """One fill of one entry: the iterator of what is wanted, and the receiver of what came.
+
+    `asked` are the blocks that were asked for and have not come, with the number of drops the entry had seen then:
+    bytes of an earlier life of the file are not kept. The entry's condition protects it.
+    """
+
+    def __init__(self, entry: Entry, fetcher: Fetcher) -> None:
+        self.entry = entry
+        self.asked: dict[int, int] = {}
+        self.pulling = True
+        self.refusal: Exception | None = None
+        self._fetcher = fetcher
+        self._first: tuple[int, int] | None = None
+        self._taken = 0
+
+    def has_work(self) -> bool:
+        """Whether there is anything to fetch: a fill of nothing would still open the file."""
+        self._first = next(self, None)
+        return self._first is not None
+
+    def __next__(self) -> tuple[int, int]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        blocks = self._take() if self.pulling else None
+        if blocks is None:
+            raise StopIteration
+        offset = blocks[0] * BLOCK
+        return offset, min(blocks[1] * BLOCK, self.entry.size) - offset
+
+    def _take(self) -> tuple[int, int] | None:
+        entry = self.entry
+        with entry.condition:
+            taken = None if self._had_its_share() else entry.take()
+            if taken is None:
+                self._stop_pulling()
+                return None
+            first, stop, awaited = taken
+            self.asked.update(dict.fromkeys(range(first, stop), entry.drops))
+        try:
+            while not self._fetcher.table.reserve(entry, first, stop, awaited):
+                self._fetcher.verifier.catch_up(entry)
+        except Exception as error:
+            self._refuse(first, stop, awaited, error)
+            return None
+        self._taken += bytes_in(first, stop, entry.size)
+        return first, stop
+
+    def _had_its_share(self) -> bool:
+        others_wait = self._fetcher.workers.others_wait
+        if self._taken >= SHARE and others_wait(urgent=False):
+            return True
+        return self._taken > 0 and not self.entry.wanted and others_wait(urgent=True)
+
+    def _stop_pulling(self) -> None:
+        self.pulling = False
+        self.entry.pulling = False
+        if self.entry.has_wishes:
+            self._fetcher.submit(self.entry)
+
+    def _refuse(self, first: int, stop: int, awaited: bool, error: Exception) -> None:
+        """There is no room for these blocks. Read-ahead can wait; what is waited for ends the fill."""
+        entry = self.entry
+        with entry.condition:
+            for block in range(first, stop):
+                del self.asked[block]
+            if awaited or not isinstance(error, NoSpace):
+                self.refusal = error
+                entry.put_back(range(first, stop), again=False)
+                entry.fail(error, range(first, stop))
+            else:
+                entry.stall(first, stop)
+            self._stop_pulling()
+
+    def received(self, offset: int, length: int) -> None:
+        """Bytes have been written. Only whole blocks that were asked for count, each once."""
+        entry = self.entry
+        end = offset + length
+        last = entry.count if end >= entry.size else end // BLOCK
+        with entry.condition:
+            came = [block for block in range(-(-offset // BLOCK), last) if block in self.asked]
+            kept = [block for block in came if self.asked[block] == entry.drops]
+            late = [block for block in came if self.asked[block] != entry.drops]
+            for block in came:
+                del self.asked[block]
+            size = self._bytes_of(kept)
+            hashable = entry.came(kept) if kept else False
+            if late:
+                entry.put_back(late, again=True)
+        self._fetcher.room.landed(size)
+        self._fetcher.room.cancel(self._bytes_of(late))
+        self._fetcher.counters.fetched(length)
+        self._fetcher.flusher.mark(entry)
+        if hashable:
+            self._fetcher.verifier.submit(entry)
+
+    def give_back(self) -> None:
+        """The transfer is over: what has not come needs no room."""
+        self._fetcher.room.cancel(self._bytes_of(self.asked))
+
+    def _bytes_of(self, blocks: Iterator[int] | list[int] | dict[int, int]) -> int:
+        return sum(bytes_in(first, stop, self.entry.size) for first, stop in runs(blocks))

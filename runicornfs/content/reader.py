@@ -1,0 +1,145 @@
+"""An open content: reads that find their blocks, and reads that wait for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from runicornfs.content.blocks import ABSENT, BLOCK
+from runicornfs.content.contents import Interruption, never
+from runicornfs.content.entry import Entry, Waiter
+from runicornfs.content.fetch import Fetcher
+from runicornfs.content.readahead import ReadAhead
+from runicornfs.errors import Interrupted
+
+log = logging.getLogger("runicornfs.content")
+
+# How often a read that waits asks whether the program that wants it is still there. FUSE tells nobody by itself.
+POLL_S = 0.25
+
+
+class CachedReader:
+    """One reader of an entry, which it keeps in use. Thread-safe.
+
+    A hit takes no lock: see `entry` for why that is right. The numbers and the read-ahead are written by whoever reads;
+    reads at the same time may lose an update to each other, and so a number to the statistics.
+    """
+
+    def __init__(self, entry: Entry, fetcher: Fetcher) -> None:
+        self.position: int | None = None
+        self.hits = 0
+        self.misses = 0
+        self.bytes_served = 0
+        self._entry = entry
+        self._fetcher = fetcher
+        self._ahead = ReadAhead(entry.size, entry.count, fetcher.window_blocks)
+        self._error: Exception | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+        with entry.condition:
+            entry.readers.add(self)
+            self._generation = entry.generation
+
+    @property
+    def state(self) -> str:
+        return self._entry.state
+
+    def read(self, offset: int, size: int, interrupted: Interruption = never) -> bytes:
+        """See `contents.Reader`."""
+        entry = self._entry
+        end = min(offset + size, entry.size)
+        if offset >= end:
+            return b""
+        first, stop = offset // BLOCK, -(-end // BLOCK)
+        self.position = first
+        generation = self._generation
+        if entry.has(first, stop):
+            data = self._pread(offset, end, generation)
+            entry.given = True  # before the generation is looked at: see `entry`
+            if len(data) == end - offset and entry.generation == generation:
+                self.hits += 1
+                self.bytes_served += len(data)
+                if not entry.whole:
+                    self._look_ahead(first, stop)
+                return data
+        return self._wait(offset, end, interrupted)
+
+    def poison(self, error: Exception) -> None:
+        """See `entry.OpenReader`."""
+        self._error = error
+        self._generation = -1
+
+    def close(self) -> None:
+        self.end(ValueError("read of a closed file"))
+
+    def end(self, error: Exception) -> None:
+        """Closes it; whoever reads from it, now or later, gets this error."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        with self._entry.condition:
+            self.poison(error)
+            self._entry.leave(self)
+        self._fetcher.counters.served(self.hits, self.misses, self.bytes_served)
+        self._fetcher.table.unpin(self._entry)
+
+    def _pread(self, offset: int, end: int, generation: int) -> bytes:
+        try:
+            return os.pread(self._entry.fd, end - offset, offset)
+        except OSError:
+            if self._entry.generation == generation:
+                raise
+            return b""  # closed under our hands
+
+    def _look_ahead(self, first: int, stop: int) -> None:
+        wish = self._ahead.note(first, stop)
+        if wish is not None:
+            with self._entry.condition:
+                if self in self._entry.readers:
+                    self._entry.look_ahead(*wish, self)
+            self._fetcher.submit(self._entry)
+
+    def _wait(self, offset: int, end: int, interrupted: Interruption) -> bytes:
+        entry = self._entry
+        first, stop = offset // BLOCK, -(-end // BLOCK)
+        waiter = Waiter(first, stop)
+        wish = None
+        with entry.condition:
+            entry.waiting.append(waiter)
+            try:
+                if not entry.has(first, stop):
+                    self.misses += 1
+                    lost = entry.states.find(ABSENT, first, stop) >= 0
+                    wish = self._ahead.note(first, stop, lost)
+                while True:
+                    error = self._error or waiter.error
+                    if error is not None:
+                        raise error.with_traceback(None)
+                    self._generation = entry.generation
+                    if entry.has(first, stop) and (data := self._take(offset, end)):
+                        return data
+                    asked = entry.want(first, stop)
+                    if wish is not None:
+                        entry.look_ahead(*wish, self)
+                    if asked or wish is not None:
+                        self._fetcher.submit(entry)
+                        wish = None
+                    entry.condition.wait(POLL_S)
+                    if interrupted():
+                        raise Interrupted(f"the program that read {entry.paths[0]} has given up")
+            finally:
+                entry.waiting.remove(waiter)
+
+    def _take(self, offset: int, end: int) -> bytes | None:
+        """The bytes, which are here; None if they are not after all. Under the condition of the entry."""
+        entry = self._entry
+        data = os.pread(entry.fd, end - offset, offset)
+        if len(data) == end - offset:
+            entry.given = True
+            self.bytes_served += len(data)
+            return data
+        log.warning("the cache's file of %s is shorter than it was; it is fetched again", entry.paths[0])
+        self._fetcher.table.empty(entry)
+        return None

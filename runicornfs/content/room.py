@@ -1,0 +1,58 @@
+"""How much the contents take: the only place where it is counted.
+
+A block is counted from when room for it is reserved, which is before it is asked of the server, so neither the limit of
+the cache nor the room that others of this disk were promised is ever overshot. What is counted equals the bytes of the
+blocks that are on the disk or on their way, of all contents.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Room:
+    """Thread-safe: `_lock` protects both counts. All numbers are bytes; `free_bytes()` asks the disk."""
+
+    def __init__(self, limit: int, min_free: int, used: int, free_bytes: Callable[[], int]) -> None:
+        self.limit = limit
+        self._min_free = min_free
+        self._free_bytes = free_bytes
+        self._lock = threading.Lock()
+        self._used = used
+        self._coming = 0  # reserved, and not yet seen by the disk
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    def reserve(self, size: int) -> int:
+        """Reserves `size` bytes and returns 0, or reserves nothing and returns how many bytes have to go first."""
+        with self._lock:
+            lacking = max(self._used + size - self.limit, self._min_free + self._coming + size - self._free_bytes())
+            if lacking > 0:
+                return lacking
+            self._used += size
+            self._coming += size
+            return 0
+
+    def landed(self, size: int) -> None:
+        """Reserved bytes have been written."""
+        with self._lock:
+            self._coming -= size
+
+    def cancel(self, size: int) -> None:
+        """Reserved bytes will not come."""
+        with self._lock:
+            self._coming -= size
+            self._used -= size
+
+    def release(self, size: int) -> None:
+        """Bytes are not on the disk any more."""
+        with self._lock:
+            self._used -= size
+
+    def left(self) -> int:
+        """What can be reserved now."""
+        with self._lock:
+            return max(0, min(self.limit - self._used, self._free_bytes() - self._coming - self._min_free))

@@ -1,0 +1,116 @@
+"""The sparse files that hold contents: one a content, in a folder that holds nothing else.
+
+File names are never used twice, so a record that outlived its file (a power cut can bring an old record back) never
+finds another content's bytes under its name. Only files with such a name are ever deleted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from runicornfs.content.blocks import BLOCK
+
+# fallocate(2), which Python does not offer with a mode.
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+
+_OUR_NAMES = re.compile(r"[0-9a-f]{32}-[0-9a-f]{8}")
+
+
+def new_name(key: str) -> str:
+    """A file name for a content, different each time."""
+    digest = hashlib.blake2b(key.encode(), digest_size=16)
+    return f"{digest.hexdigest()}-{secrets.token_hex(4)}"
+
+
+class SparseFiles:
+    """The folder. Thread-safe: it has no state but its path."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+    def create(self, name: str, size: int) -> int:
+        """A new file of `size` bytes that takes no space yet; its descriptor. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._folder / name, flags, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def open(self, name: str, size: int) -> int | None:
+        """The descriptor of a file made earlier; None where it is gone or not as it was made. Raises OSError."""
+        if not _OUR_NAMES.fullmatch(name):
+            return None
+        try:
+            fd = os.open(self._folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # ELOOP: somebody put a link in its place
+                return None
+            raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            os.close(fd)
+            return None
+        return fd
+
+    def remove(self, name: str) -> None:
+        """Deletes a file, if it is there and ours."""
+        if _OUR_NAMES.fullmatch(name):
+            (self._folder / name).unlink(missing_ok=True)
+
+    def remove_all(self) -> None:
+        """Deletes every file of ours, whatever it belonged to."""
+        for entry in list(os.scandir(self._folder)):
+            if entry.is_file(follow_symlinks=False):
+                self.remove(entry.name)
+
+    def sync(self, name: str) -> bool:
+        """Brings a file's bytes to the disk; False if it is gone. Raises OSError."""
+        try:
+            fd = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return True
+
+    def can_punch(self, fd: int, count: int) -> bool:
+        """Whether this file system can; tried behind the end of a file of `count` blocks."""
+        try:
+            self.punch(fd, count, count + 1)
+        except OSError:
+            return False
+        return True
+
+    def punch(self, fd: int, first: int, stop: int) -> None:
+        """Gives the space of the blocks from `first` up to `stop` back. Raises OSError."""
+        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        while self._libc.fallocate(fd, mode, first * BLOCK, (stop - first) * BLOCK):
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+
+    def empty(self, fd: int, size: int) -> None:
+        """Gives all space of a file back; it keeps its size. Raises OSError."""
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, size)
+
+    def free_bytes(self) -> int:
+        """What the disk has left for us."""
+        status = os.statvfs(self._folder)
+        return status.f_bavail * status.f_frsize
