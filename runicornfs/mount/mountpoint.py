@@ -1,0 +1,110 @@
+"""The folder that is mounted on: made ready before, given back after, cleaned up after a daemon that was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from runicornfs.errors import InvalidInput, MountUnavailable, Refused
+
+# /proc/self/mounts escapes space, tab, newline and backslash as octal (getmntent(3)).
+ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+FILE_SYSTEM_TYPE = "fuse.runicornfs"
+UNMOUNT_TIMEOUT_S = 30  # fusermount3 answers at once, unless the kernel waits for a reader
+
+
+def check_fuse(options_allow_other: bool = False) -> None:
+    """Raises MountUnavailable, with a sentence that says what to do, where this account cannot mount with FUSE."""
+    if not os.path.exists("/dev/fuse"):
+        raise MountUnavailable(
+            "FUSE cannot be used here: this machine has no /dev/fuse "
+            "(a container has to be started with --device /dev/fuse --cap-add SYS_ADMIN)"
+        )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise MountUnavailable("FUSE cannot be used here: this account may not open /dev/fuse")
+    if os.getuid() != 0:
+        if fusermount() is None:
+            raise MountUnavailable("fusermount3 is not installed: install the package fuse3")
+        if options_allow_other and "user_allow_other" not in _lines("/etc/fuse.conf"):
+            raise MountUnavailable("-o allow_other needs a line user_allow_other in /etc/fuse.conf")
+
+
+def prepare(mountpoint: Path) -> Path:
+    """The absolute path of an empty folder to mount on: made if its parent exists; a mount that a killed daemon left is
+    taken away first. Raises InvalidInput or Refused."""
+    path = Path(os.path.abspath(mountpoint))
+    if is_stale(path):
+        unmount(path, lazy=True)
+    try:
+        path.mkdir(exist_ok=True)
+        if mounted_type(path) is not None:
+            raise Refused(f"{path} is a mount point already: unmount it first, or choose another folder")
+        occupied = any(os.scandir(path))
+    except FileNotFoundError:
+        raise InvalidInput(f"the folder {path.parent} does not exist: make it first") from None
+    except (FileExistsError, NotADirectoryError):
+        raise InvalidInput(f"{path} is not a folder: a mount needs an empty one") from None
+    except PermissionError:
+        raise Refused(f"this account may not use the folder {path}") from None
+    if occupied:
+        raise InvalidInput(f"the folder {path} is not empty: mounting there would hide what is in it")
+    return path
+
+
+def is_stale(path: Path) -> bool:
+    """True where one of our mounts stands whose daemon is gone."""
+    if mounted_type(path) != FILE_SYSTEM_TYPE:
+        return False
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def mounted_type(path: Path) -> str | None:
+    """The type of the file system that is mounted exactly here, None where none is. Touches no file system."""
+    found = None
+    for line in _lines("/proc/self/mounts"):
+        _, where, kind, *_ = line.split(" ")
+        for escape, character in ESCAPES.items():
+            where = where.replace(escape, character)
+        if where == str(path):
+            found = kind  # the last one covers those before it
+    return found
+
+
+def unmount(path: Path, lazy: bool = False) -> None:
+    """Unmounts. Raises Refused when it is in use (`lazy` takes it out of the tree all the same) or is no mount."""
+    program = fusermount()
+    command = ["umount", "-l"] if lazy else ["umount"]
+    if program is not None:
+        command = [program, "-u", "-z"] if lazy else [program, "-u"]
+    try:
+        done = subprocess.run(
+            [*command, "--", str(path)], capture_output=True, text=True, timeout=UNMOUNT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Refused(f"{path} cannot be unmounted: the kernel does not answer") from None
+    if done.returncode == 0:
+        return
+    if mounted_type(path) is None:
+        raise InvalidInput(f"nothing is mounted on {path}")
+    if "busy" in done.stderr:
+        raise Refused(f"{path} is in use: close the programs that have files or a shell there, then try again")
+    raise Refused(f"{path} cannot be unmounted: {done.stderr.strip()}")
+
+
+def fusermount() -> str | None:
+    """The set-uid helper of libfuse 3, or that of libfuse 2."""
+    return shutil.which("fusermount3") or shutil.which("fusermount")
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,59 @@
+"""What `-o` may say: our own options, FUSE's, and those of mount(8)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from runicornfs.errors import InvalidInput
+
+# Handed on to the kernel as they are.
+KERNEL_OPTIONS = frozenset(
+    ["nosuid", "nodev", "noexec", "suid", "dev", "exec", "noatime", "atime", "nodiratime", "relatime", "strictatime"]
+    + ["sync", "async", "dirsync"]
+)
+# Meant for mount(8), systemd and fstab, or what we do anyway.
+IGNORED_OPTIONS = frozenset(
+    ["ro", "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "nofail", "_netdev"]
+)
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """How a mount looks and who may use it."""
+
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    umask: int = 0
+    allow_other: bool = False
+    xattr: bool = False
+    kernel: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> MountOptions:
+        """Reads `OPT[,OPT…]`. Raises InvalidInput that names the option."""
+        fields: dict[str, int | bool] = {}
+        kernel = []
+        for option in filter(None, text.split(",")):
+            name, equals, value = option.partition("=")
+            if name in ("uid", "gid", "umask") and equals:
+                fields[name] = _number(name, value, 8 if name == "umask" else 10)
+            elif name in ("allow_other", "xattr") and not equals:
+                fields[name] = True
+            elif option in KERNEL_OPTIONS:
+                kernel.append(option)
+            elif option == "rw":
+                raise InvalidInput("-o rw: a runicornfs mount is read-only")
+            elif option not in IGNORED_OPTIONS and not option.startswith("x-"):
+                raise InvalidInput(f"-o {option}: there is no such mount option")
+        return cls(**fields, kernel=tuple(kernel))  # type: ignore[arg-type]
+
+
+def _number(name: str, value: str, base: int) -> int:
+    try:
+        number = int(value, base)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**32 - 1:
+        raise InvalidInput(f"-o {name}={value}: {name} takes a number")
+    return number

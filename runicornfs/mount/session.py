@@ -1,0 +1,115 @@
+"""One mount from beginning to end, and what it owes the kernel after a sync.
+
+FUSE runs in a thread of its own, so that signals stay with the main thread. A second thread drops what the kernel keeps
+of paths that changed: the kernel may wait for reads that are under way while it does, so no callback and no holder of a
+lock may do that.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from runicornfs.catalog.catalog import Catalog
+from runicornfs.content.contents import Contents
+from runicornfs.errors import MountUnavailable, Refused
+from runicornfs.mount import mountpoint as mountpoints
+from runicornfs.mount.operations import StoreOperations
+from runicornfs.mount.options import MountOptions
+
+log = logging.getLogger("runicornfs.mount")
+
+# The kernel asks and lets go within milliseconds; a fusermount3 that hangs should not hang us.
+READY_TIMEOUT_S = 20.0
+END = None  # in the queue: the notifier's work is done
+
+
+class Mount:
+    """A mounted store. `start` and `stop` belong to one thread; `changed` may be called by any."""
+
+    def __init__(self, catalog: Catalog, contents: Contents, source: str, where: Path, options: MountOptions) -> None:
+        mountpoints.check_fuse(options.allow_other)
+        from runicornfs.mount import fuse  # loads libfuse: only where a mount is made
+
+        self.mountpoint = mountpoints.prepare(where)
+        self.ended = threading.Event()
+        self._source = source
+        self._options = options
+        self._catalog = catalog
+        self._ready = threading.Event()
+        self._error: Exception | None = None
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._operations = StoreOperations(catalog, contents, options, self._drop_later)
+        self._fuse = fuse
+        self._kernel = fuse.Kernel()
+        kind = fuse.CallbacksWithXattr if options.xattr else fuse.Callbacks
+        self.callbacks = kind(self._operations, options, self._kernel, self._ready.set)
+        self._server = threading.Thread(target=self._serve, name="fuse", daemon=True)
+        self._notifier = threading.Thread(target=self._notify, name="fuse-notifier", daemon=True)
+
+    def start(self) -> None:
+        """Returns when the mount answers. Raises MountUnavailable."""
+        self._notifier.start()
+        self._server.start()
+        answered = self._ready.wait(READY_TIMEOUT_S)
+        if self.ended.is_set() or not answered:
+            self._queue.put(END)
+            raise self._error or MountUnavailable(f"libfuse gave up mounting on {self.mountpoint}")
+
+    def changed(self, paths: Iterable[str]) -> None:
+        """The catalog shows something else at these paths now: the kernel forgets what it knew of them."""
+        generation = self._catalog.generation
+        paths = list(paths)
+        self._operations.announce(paths)
+
+        def drop() -> None:
+            self._follow_split()
+            for path in paths:
+                self._kernel.drop(path)
+                self._operations.handles.dropped(path)
+            self._operations.announced(generation)
+            self._follow_split()
+
+        self._queue.put(drop)
+
+    def stop(self) -> None:
+        """Unmounts; a mount that is in use leaves the tree at once and ends with its last user or this process."""
+        if not self.ended.is_set():
+            try:
+                mountpoints.unmount(self.mountpoint)
+            except Refused as refused:
+                log.warning("%s", refused)
+                mountpoints.unmount(self.mountpoint, lazy=True)
+            else:
+                self.ended.wait(READY_TIMEOUT_S)
+        self._queue.put(END)
+        self._notifier.join()
+        if self.ended.is_set():
+            self._operations.close()
+
+    def _drop_later(self, path: str) -> None:
+        def drop() -> None:
+            self._kernel.drop(path)
+            self._operations.handles.dropped(path)
+            self._follow_split()
+
+        self._queue.put(drop)
+
+    def _follow_split(self) -> None:
+        self._kernel.keep_attributes(not self._operations.handles.any_split)
+
+    def _serve(self) -> None:
+        try:
+            self._fuse.run(self.callbacks, str(self.mountpoint), self._source, self._options)
+        except Exception as error:  # handed to the thread that waits in start()
+            self._error = error
+        finally:
+            self.ended.set()
+            self._ready.set()  # nobody waits for a mount that will not come
+
+    def _notify(self) -> None:
+        while (action := self._queue.get()) is not END:
+            action()

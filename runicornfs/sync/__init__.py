@@ -1,0 +1,1 @@
+"""What changed on the server becomes one transaction of the catalog."""

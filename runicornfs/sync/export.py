@@ -1,0 +1,77 @@
+"""The folder `metadata/`: the synced JSON as plain files, for people and jq.
+
+Written after the commit and never read back: what the mount and the API serve comes from the catalog. While files are
+being written a marker stands in the folder; one that is found at the next sync means that a process died in between,
+and everything is written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+log = logging.getLogger("runicornfs.sync")
+
+MARKER = ".being-written"
+
+
+class MetadataExport:
+    """Owns the folder `metadata/`. Used by the thread that syncs, one at a time."""
+
+    def __init__(self, folder: Path, document: Callable[[int], bytes]) -> None:
+        self._folder = folder
+        self._document = document
+
+    @property
+    def is_complete(self) -> bool:
+        """False where an earlier export was cut off or none was made."""
+        return self._folder.is_dir() and not (self._folder / MARKER).exists()
+
+    def begin(self) -> None:
+        """Called before the commit whose changes will be exported."""
+        _make_private(self._folder)
+        (self._folder / MARKER).touch(mode=0o600)
+
+    def write(self, changed: Iterable[tuple[str, int | None]]) -> None:
+        """Brings the files of the changed documents (path, id; None: gone) up to date, then removes the marker."""
+        for path, document in changed:
+            target = self._folder / exported_path(path)
+            try:
+                if document is None:
+                    self._remove(target)
+                else:
+                    self._replace(target, self._document(document))
+            except OSError as error:  # the export is a convenience: it never fails a sync
+                log.warning("cannot export %s: %s", target, error.strerror)
+        (self._folder / MARKER).unlink(missing_ok=True)
+
+    def _replace(self, target: Path, content: bytes) -> None:
+        _make_private(target.parent)
+        temporary = target.parent / f".{os.getpid()}.part"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        temporary.replace(target)
+
+    def _remove(self, target: Path) -> None:
+        target.unlink(missing_ok=True)
+        folder = target.parent
+        with contextlib.suppress(OSError):  # not empty: other documents live there
+            while folder != self._folder:
+                folder.rmdir()
+                folder = folder.parent
+
+
+def _make_private(folder: Path) -> None:
+    """mkdir's mode counts for the last folder alone, so each is made by itself."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def exported_path(path: str) -> str:
+    """`artifacts/…` keeps its place; runs go below `experiments/`, as the user guide draws it."""
+    return path if path.startswith("artifacts/") else f"experiments/{path}"

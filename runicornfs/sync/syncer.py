@@ -1,0 +1,182 @@
+"""Runs syncs: one at a time, in a thread of their own, on request and at an interval.
+
+A sync stages what it receives, so that one which breaks off need not be repeated from the start, and applies everything
+in one transaction at the end: who reads the catalog sees the store before it or after it. Only then are the mount told
+what changed and the export written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from runicornfs.catalog.catalog import Catalog
+from runicornfs.catalog.update import Changes, Update
+from runicornfs.errors import Interrupted, RunicornFSError
+from runicornfs.remote.helper import Event, Gone, Notice, Plan
+from runicornfs.store.observed import Observed
+from runicornfs.sync.export import MetadataExport
+from runicornfs.sync.progress import ProgressTracker, SyncProgress
+
+log = logging.getLogger("runicornfs.sync")
+
+Scan = Callable[[Iterable[tuple[bytes, bytes]]], Iterator[Event]]
+
+
+class SyncRun:
+    """One sync under way. `committed` is set when the catalog shows its result, `finished` when nothing is left to do;
+    both are set also where it failed, and then `error` says why."""
+
+    def __init__(self, full: bool) -> None:
+        self.full = full
+        self.committed = threading.Event()
+        self.finished = threading.Event()
+        self.error: Exception | None = None
+
+    def wait(self, event: threading.Event, timeout_s: float | None = None) -> None:
+        """Waits for one of the two events; raises what the sync failed with."""
+        event.wait(timeout_s)
+        if self.error is not None:
+            raise self.error
+
+
+class Syncer:
+    """Thread-safe. `_lock` protects all that changes; it is never held while a sync works."""
+
+    def __init__(
+        self, catalog: Catalog, scan: Scan, export: MetadataExport, changed: Callable[[Changes], None]
+    ) -> None:
+        self._catalog = catalog
+        self._scan = scan
+        self._export = export
+        self._changed = changed
+        self._tracker = ProgressTracker()
+        self._lock = threading.Lock()
+        self._run: SyncRun | None = None
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._last_sync: float | None = None
+        self._count = 0
+        self._errors = 0
+
+    @property
+    def progress(self) -> SyncProgress:
+        return self._tracker.now
+
+    @property
+    def last_sync(self) -> float | None:
+        """Unix seconds at which the catalog was last known to be what the server had."""
+        with self._lock:
+            if self._last_sync is not None:
+                return self._last_sync
+        stored = self._catalog.meta("last_sync")
+        return float(stored) if stored else None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Syncs that ended well, and that failed, since the start."""
+        with self._lock:
+            return self._count, self._errors
+
+    def start(self, full: bool = False) -> SyncRun:
+        """Starts a sync and returns at once; joins one that already runs."""
+        with self._lock:
+            if self._closing.is_set():
+                raise Interrupted("the program is ending: nothing is synced any more")
+            if self._run is not None and not self._run.finished.is_set():
+                return self._run
+            run = self._run = SyncRun(full)
+            self._tracker.start()
+            thread = threading.Thread(target=self._work, args=(run,), name="sync")
+            self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        thread.start()
+        return run
+
+    def every(self, interval_s: float) -> None:
+        """Syncs again whenever `interval_s` seconds have passed since the last one."""
+        thread = threading.Thread(target=self._repeat, args=(interval_s,), name="sync-interval")
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
+
+    def cancel(self) -> None:
+        """No sync is started any more; one that runs ends at its next event."""
+        with self._lock:
+            self._closing.set()
+
+    def join(self) -> None:
+        """Waits for the threads to end, after `cancel` and after the line was closed under a waiting sync."""
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+
+    def _repeat(self, interval_s: float) -> None:
+        while not self._closing.wait(interval_s):
+            try:
+                run = self.start()
+            except Interrupted:
+                return
+            run.finished.wait()
+
+    def _work(self, run: SyncRun) -> None:
+        try:
+            self._sync(run)
+            self._tracker.finish("completed")
+        except Exception as error:  # whoever waits for the run gets it; nobody may wait at all
+            run.error = error
+            self._tracker.problem(str(error))
+            self._tracker.finish("failed")
+            with self._lock:
+                self._errors += 1
+            if isinstance(error, RunicornFSError):
+                log.info("sync failed: %s", error)
+            else:
+                log.exception("sync failed")
+        finally:
+            run.committed.set()
+            run.finished.set()
+
+    def _sync(self, run: SyncRun) -> None:
+        started = time.time()
+        with self._catalog.update() as update:
+            known = update.known()
+            # With no token everything differs and is read again; what is not met any more is told as gone as ever.
+            for event in self._scan(((path, b"") for path, _ in known) if run.full else known):
+                if self._closing.is_set():
+                    raise Interrupted("the program is ending: the sync was given up")
+                self._take(update, event)
+            export_whole = not self._export.is_complete
+            something_to_export = export_whole or not update.is_empty
+            if something_to_export:
+                self._export.begin()
+            changes = update.apply(last_sync=started)
+        with self._lock:
+            self._last_sync = started
+            self._count += 1
+        self._report(changes)
+        self._changed(changes)
+        run.committed.set()
+        if something_to_export:
+            self._export.write(self._catalog.documents() if export_whole else changes.documents_changed)
+
+    def _take(self, update: Update, event: Event) -> None:
+        match event:
+            case Plan(documents, size_bytes):
+                self._tracker.plan(documents, size_bytes)
+            case Gone(path):
+                update.gone(path)
+            case Notice(text):
+                update.notice(text)
+                self._tracker.problem(text)
+            case Observed(path, content=content):
+                update.stage(event)
+                if content is not None:
+                    self._tracker.received(path, len(content))
+
+    def _report(self, changes: Changes) -> None:
+        for problem in changes.problems:
+            self._tracker.problem(problem)
+            log.info("%s", problem)
