@@ -1,0 +1,5 @@
+"""`python -m runicornfs`."""
+
+from runicornfs.main import main
+
+main()

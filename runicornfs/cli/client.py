@@ -1,0 +1,68 @@
+"""Talks to a running daemon through its control API."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+
+from runicornfs.cli.parameters import DEFAULT_API_HOST, DEFAULT_API_PORT
+from runicornfs.errors import AmbiguousName, InvalidInput, NotFound, RunicornFSError, Unreachable
+from runicornfs.workspace.running import running_daemons
+
+# The daemon answers from its catalog, on this machine; longer than this means that it hangs.
+TIMEOUT_S = 30.0
+ERRORS = {409: AmbiguousName, 404: NotFound, 422: InvalidInput}
+
+
+class ApiClient:
+    """One daemon's API. Raises what the API says, as one of our errors."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url or find_api()
+        self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S, trust_env=False)
+
+    def get(self, path: str, **parameters: str | None) -> Any:
+        return self._call("GET", path, parameters)
+
+    def post(self, path: str, **parameters: str | None) -> Any:
+        return self._call("POST", path, parameters)
+
+    def _call(self, method: str, path: str, parameters: dict[str, str | None]) -> Any:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        try:
+            response = self._http.request(method, path, params=given)
+            body = response.json()
+        except httpx.TransportError:
+            raise Unreachable(
+                f"no runicornfs answers at {self._url}: start one with `runicornfs mount`, or name it with --api"
+            ) from None
+        except ValueError:
+            raise RunicornFSError(f"what answers at {self._url} is not runicornfs") from None
+        if response.is_error:
+            raise _error(response.status_code, body)
+        return body
+
+
+def find_api() -> str:
+    """`RUNICORNFS_API`, else what the running daemon wrote down, else the default. Raises InvalidInput where there are
+    several to choose from."""
+    named = os.environ.get("RUNICORNFS_API")
+    if named:
+        return named if "://" in named else f"http://{named}"
+    running = [daemon for daemon in running_daemons() if daemon.api is not None]
+    if len(running) > 1:
+        choices = ", ".join(f"{daemon.api} ({daemon.source})" for daemon in running)
+        raise InvalidInput(f"several runicornfs run; say which one with --api: {choices}")
+    if running:
+        return str(running[0].api)
+    return f"http://{DEFAULT_API_HOST}:{DEFAULT_API_PORT}"
+
+
+def _error(status: int, body: Any) -> RunicornFSError:
+    detail = str(body.get("detail", body)) if isinstance(body, dict) else str(body)
+    if status == 409 and isinstance(body, dict) and "types" in body:
+        return AmbiguousName(detail, list(body["types"]))
+    kind = ERRORS.get(status, RunicornFSError)
+    return RunicornFSError(detail) if kind is AmbiguousName else kind(detail)

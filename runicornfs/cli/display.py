@@ -1,0 +1,79 @@
+"""How things are shown in a terminal: sizes, times, tables, the progress of a sync."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from pydantic import ByteSize
+from tqdm import tqdm
+
+
+class Progress(Protocol):
+    """The part of a sync's progress that is shown. Bytes and files of the documents that travel."""
+
+    @property
+    def total_files(self) -> int: ...
+    @property
+    def synced_files(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def synced_bytes(self) -> int: ...
+    @property
+    def current_file(self) -> str | None: ...
+
+
+class SyncDisplay:
+    """A bar on standard error where that is a terminal and the sync takes over a second; one plain line at the end."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._bar = tqdm(
+            desc="syncing metadata",
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+            file=sys.stderr,
+        )
+
+    def show(self, progress: Progress) -> None:
+        self._bar.total = progress.total_bytes or None
+        self._bar.set_postfix_str(
+            f"{progress.synced_files}/{progress.total_files} files  {(progress.current_file or '')[-50:]}",
+            refresh=False,
+        )
+        self._bar.update(progress.synced_bytes - self._bar.n)
+
+    def finish(self, progress: Progress) -> None:
+        self._bar.close()
+        seconds = time.monotonic() - self._started
+        print(
+            f"synced {progress.synced_files} metadata files ({size(progress.synced_bytes)}) in {seconds:.1f} s",
+            file=sys.stderr,
+        )
+
+
+def size(count: int) -> str:
+    """Bytes as people read them: `1.4MiB`."""
+    return ByteSize(count).human_readable()
+
+
+def moment(unix_seconds: float | None) -> str:
+    """A time of this machine's clock; `-` where there is none."""
+    if unix_seconds is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """Columns, each as wide as its widest cell."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,92 @@
+"""What may stand behind an option, turned into typed values; a mistake ends with one sentence and status 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import click
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from runicornfs.errors import InvalidInput
+from runicornfs.mount.options import MountOptions
+from runicornfs.remote.address import LocalSource, RemoteSource, parse_source
+
+DEFAULT_API_HOST = "127.0.0.1"
+DEFAULT_API_PORT = 23300
+# The API has no token yet, so it is served to this machine alone.
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class ApiAddress:
+    """Where the control API listens. One that was not named may move to a free port."""
+
+    host: str = DEFAULT_API_HOST
+    port: int = DEFAULT_API_PORT
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Everything `mount` was told. Sizes in bytes, the interval in seconds (0: never)."""
+
+    source: RemoteSource | LocalSource
+    mountpoint: Path
+    port: int | None
+    identities: tuple[Path, ...]
+    ssh_config: Path | None
+    known_hosts: Path | None
+    accept_host_key: str | None
+    cache_dir: Path
+    cache_size: int
+    min_free: int | None
+    sync_interval: float
+    api: ApiAddress | None
+    mount_options: MountOptions
+
+
+class Parsed(click.ParamType[Value], Generic[Value]):
+    """A parameter that one of our own functions reads."""
+
+    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
+        if not isinstance(value, str):
+            parsed: Value = value
+            return parsed
+        try:
+            return self._parse(value)
+        except InvalidInput as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_size(text: str) -> int:
+    """`10GiB`, `500 MB`, `1048576`. Raises InvalidInput."""
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise InvalidInput(f"{text!r} is no size: write for example 500MB or 10GiB") from None
+
+
+def parse_api(text: str) -> ApiAddress:
+    """`HOST:PORT`; port 0 takes a free one. Raises InvalidInput."""
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise InvalidInput(f"{text!r} is no HOST:PORT")
+    if host not in LOOPBACK_HOSTS:
+        raise InvalidInput(f"the control API is served on this machine alone: {host!r} is not a loopback address")
+    return ApiAddress(host, int(port), named=True)
+
+
+SOURCE = Parsed("source", parse_source)
+SIZE = Parsed("size", parse_size)
+API = Parsed("host:port", parse_api)
+MOUNT_OPTIONS = Parsed("opt[,opt…]", MountOptions.parse)

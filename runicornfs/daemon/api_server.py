@@ -1,0 +1,62 @@
+"""Runs the control API: uvicorn in a thread of its own, on a socket that is ours before the first request."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from runicornfs.cli.parameters import ApiAddress
+from runicornfs.errors import Refused
+
+# A request is answered from the catalog within milliseconds; who holds a connection open longer is cut off at the end.
+SHUTDOWN_TIMEOUT_S = 2
+
+
+class ApiServer:
+    """Listens from the moment it is made; `close` ends it."""
+
+    def __init__(self, app: ASGIApp, address: ApiAddress) -> None:
+        """Raises Refused where a port that was named is taken."""
+        self._socket = _listen(address)
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+            )
+        )
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="api", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+def _listen(address: ApiAddress) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    for port in (address.port, 0):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address.host, port))
+        except OSError as error:
+            listener.close()
+            if address.named or error.errno != errno.EADDRINUSE or port == 0:
+                raise Refused(
+                    f"the control API cannot listen on {address.host}:{port}: {error.strerror}; "
+                    "name another address with --api"
+                ) from None
+            continue
+        listener.listen()
+        return listener
+    raise AssertionError("port 0 is always answered")

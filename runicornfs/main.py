@@ -1,0 +1,26 @@
+"""The program: the command line, joined to what its commands start. Heavy parts are imported where they are started, so
+that a client command answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runicornfs.cli.commands import Launchers, cli
+from runicornfs.cli.parameters import LaunchOptions
+
+
+def main() -> None:
+    """The console script. Exit status: 0 done, 1 it failed, 2 the command line was wrong."""
+    cli(obj=Launchers(mount=_mount, demo=_demo), prog_name="runicornfs")
+
+
+def _mount(options: LaunchOptions) -> None:
+    from runicornfs.daemon.compose import run
+
+    run(options)
+
+
+def _demo(mountpoint: Path | None, once: bool) -> None:
+    from runicornfs.demo.demo import run_demo
+
+    run_demo(mountpoint, once)
