@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""A TCP relay on loopback: a line with delay, limited bandwidth and faults. `Relay` runs one and steers it.
+
+    python tests/relay.py --to 127.0.0.1:2222 --rtt-ms 50 --mbit 100
+
+It prints `listening PORT`. Each direction waits half of --rtt-ms and passes at most --mbit (0: no limit), which all
+connections of that direction share, as on a real line. Commands on standard input steer it while it runs; each is
+answered with one line of JSON, the statistics, once it has been carried out:
+
+    drop            close every connection
+    drop-after N    close every connection once N more bytes have come down
+    stall           pass no more bytes, without closing; resume goes on
+    refuse          drop, and refuse new connections; accept takes them again
+    stats           nothing but the answer
+
+It listens on 127.0.0.1 alone and ends when its standard input ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+# What is read from one end at a time: small enough that a slow line passes it in pieces.
+CHUNK = 64 * 1024
+# Chunks that wait to be delivered in one direction of one connection; then its sender has to wait.
+QUEUED_CHUNKS = 4096
+
+
+@dataclass
+class Stats:
+    """Bytes passed in each direction (up is towards the server), and connections so far and open now."""
+
+    up: int = 0
+    down: int = 0
+    connections: int = 0
+    open: int = 0
+
+
+class Relay:
+    """A relay in a process of its own, steered from a test: `with Relay(sshd.port, rtt_ms=50) as relay: …`.
+
+    When a method returns, what it asks for has happened.
+    """
+
+    def __init__(self, to_port: int, *, rtt_ms: float = 0, mbit: float = 0) -> None:
+        options = ["--to", f"127.0.0.1:{to_port}", "--rtt-ms", str(rtt_ms), "--mbit", str(mbit)]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.port = int(self._read_line().split()[1])
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def drop(self) -> None:
+        """Closes every connection there is."""
+        self._ask("drop")
+
+    def drop_after(self, count: int) -> None:
+        """Closes every connection as soon as `count` more bytes have come from the server."""
+        self._ask(f"drop-after {count}")
+
+    def stall(self) -> None:
+        """No byte passes from now on, and no connection is closed."""
+        self._ask("stall")
+
+    def resume(self) -> None:
+        self._ask("resume")
+
+    def refuse(self) -> None:
+        """Closes every connection and refuses new ones: the server is away."""
+        self._ask("refuse")
+
+    def accept(self) -> None:
+        self._ask("accept")
+
+    def stats(self) -> Stats:
+        return self._ask("stats")
+
+    def close(self) -> None:
+        self._process.communicate(timeout=10)  # ends its standard input, which ends it
+
+    def _ask(self, command: str) -> Stats:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return Stats(**json.loads(self._read_line()))
+
+    def _read_line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the relay has died; its standard error says why"
+        return line
+
+
+class Line:
+    """The two directions of one simulated line, and whether it is up."""
+
+    def __init__(self, rtt_s: float, bytes_per_s: float) -> None:
+        self.delay = rtt_s / 2
+        self.rate = bytes_per_s
+        self.stats = Stats()
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.accepting = True
+        self._free_at = {"up": 0.0, "down": 0.0}
+        self._drop_at: int | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def arrival(self, direction: str, size: int) -> float:
+        """When `size` bytes sent now arrive: queueing, then transmission, then propagation."""
+        start = max(time.monotonic(), self._free_at[direction])
+        self._free_at[direction] = start + (size / self.rate if self.rate else 0.0)
+        return self._free_at[direction] + self.delay
+
+    def opened(self, writers: set[asyncio.StreamWriter]) -> None:
+        self._writers |= writers
+        self.stats.connections += 1
+        self.stats.open += 1
+
+    def closed(self, writers: set[asyncio.StreamWriter]) -> None:
+        self._writers -= writers
+        self.stats.open -= 1
+
+    def passed(self, direction: str, size: int) -> None:
+        setattr(self.stats, direction, getattr(self.stats, direction) + size)
+        if self._drop_at is not None and self.stats.down >= self._drop_at:
+            self.drop()
+
+    def room(self, direction: str, size: int) -> int:
+        """How many of `size` bytes may pass before the line breaks."""
+        if direction == "up" or self._drop_at is None:
+            return size
+        return min(size, self._drop_at - self.stats.down)
+
+    def drop_after(self, count: int) -> None:
+        self._drop_at = self.stats.down + count
+
+    def drop(self) -> None:
+        self._drop_at = None
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+async def pass_on(line: Line, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reads here, writes there, later. Ends at the end of the stream or when either connection breaks."""
+    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_CHUNKS)
+
+    async def deliver() -> None:
+        while True:
+            due, data = await queue.get()
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await line.flowing.wait()
+            if not data:
+                writer.write_eof()
+                return
+            data = data[: line.room(direction, len(data))]
+            writer.write(data)
+            await writer.drain()
+            line.passed(direction, len(data))
+
+    async def collect() -> None:
+        while data := await reader.read(CHUNK):
+            await queue.put((line.arrival(direction, len(data)), data))
+        await queue.put((time.monotonic() + line.delay, b""))
+
+    tasks = {asyncio.create_task(deliver()), asyncio.create_task(collect())}
+    try:
+        await asyncio.gather(*tasks)
+    except OSError:
+        writer.transport.abort()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def relay(line: Line, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serves one connection."""
+    if not line.accepting:
+        writer.transport.abort()
+        return
+    try:
+        there_reader, there_writer = await asyncio.open_connection(host, port)
+    except OSError:
+        writer.transport.abort()
+        return
+    ends = {writer, there_writer}
+    line.opened(ends)
+    try:
+        await asyncio.gather(pass_on(line, "up", reader, there_writer), pass_on(line, "down", there_reader, writer))
+    finally:
+        line.closed(ends)
+        for end in ends:
+            end.close()
+
+
+async def steer(line: Line) -> None:
+    """Carries out what standard input says, until it ends."""
+    loop = asyncio.get_running_loop()
+    while command := (await loop.run_in_executor(None, sys.stdin.readline)).split():
+        match command:
+            case ["drop"]:
+                line.drop()
+            case ["drop-after", count]:
+                line.drop_after(int(count))
+            case ["stall"]:
+                line.flowing.clear()
+            case ["resume"]:
+                line.flowing.set()
+            case ["refuse"]:
+                line.accepting = False
+                line.drop()
+            case ["accept"]:
+                line.accepting = True
+            case ["stats"]:
+                pass
+            case _:
+                print(f"relay: unknown command {' '.join(command)}", file=sys.stderr)
+        await asyncio.sleep(0)  # asyncio closes what was aborted in its next round
+        print(json.dumps(asdict(line.stats)), flush=True)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--listen", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
+    parser.add_argument("--to", required=True, help="HOST:PORT to pass to")
+    parser.add_argument("--rtt-ms", type=float, default=0.0)
+    parser.add_argument("--mbit", type=float, default=0.0, help="megabits a second each way; 0: no limit")
+    options = parser.parse_args()
+    host, _, port = options.to.rpartition(":")
+    line = Line(options.rtt_ms / 1000, options.mbit * 1e6 / 8)
+    server = await asyncio.start_server(lambda r, w: relay(line, host, int(port), r, w), "127.0.0.1", options.listen)
+    print(f"listening {server.sockets[0].getsockname()[1]}", flush=True)
+    await steer(line)
+    server.close()
+    line.drop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,181 @@
+"""The cache never takes more than it may, and gives up first what will be missed last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runicornfs.content.blocks import BLOCK
+from runicornfs.content.cache import ContentCache
+from runicornfs.content.sparse import SparseFiles
+from runicornfs.errors import NoSpace
+from tests.fake_transfers import Caches, FakeTransfers, content_of, counted, disk_bytes, read_all, read_on
+from tests.waiting import wait_until
+
+FILE = content_of(4 * BLOCK)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> FakeTransfers:
+    return FakeTransfers(tmp_path / "server")
+
+
+@pytest.fixture
+def caches(tmp_path: Path, server: FakeTransfers) -> Iterator[Caches]:
+    with Caches(tmp_path / "cache", server) as caches:
+        yield caches
+
+
+def states(cache: ContentCache, *keys: str) -> list[str]:
+    found = cache.cached_bytes(list(keys))
+    return [found[key][1] for key in keys]
+
+
+def test_the_least_recently_used_contents_go_first_and_whole(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=12 * BLOCK)
+    a, b, c, d = (server.add(name, content_of(4 * BLOCK, seed)) for seed, name in enumerate("abcd"))
+    for identity in (a, b, c, a, d):
+        read_all(cache, identity)
+    assert states(cache, a.key, b.key, c.key, d.key) == ["verified", "remote", "verified", "verified"]
+    assert cache.status().evictions == 1
+    assert counted(cache) == (12 * BLOCK, 12 * BLOCK)
+
+
+def test_open_contents_stay(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=8 * BLOCK)
+    a, b, c = (server.add(name, content_of(4 * BLOCK, seed)) for seed, name in enumerate("abc"))
+    reader = cache.open(a)
+    reader.read(0, 4 * BLOCK)
+    read_all(cache, b)
+    read_all(cache, c)
+    assert states(cache, a.key, b.key, c.key) == ["verified", "remote", "verified"]
+    reader.close()
+
+
+def test_where_nothing_can_go_the_read_says_so_and_the_cache_lives(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=4 * BLOCK)
+    a, b = server.add("a", FILE), server.add("b", FILE[::-1])
+    reader, other = cache.open(a), cache.open(b)
+    assert reader.read(0, 4 * BLOCK) == FILE
+    with pytest.raises(NoSpace):
+        other.read(0, 10)
+    assert reader.read(0, 4 * BLOCK) == FILE
+    reader.close()
+    assert other.read(0, 4 * BLOCK) == FILE[::-1]
+    other.close()
+
+
+def test_a_read_larger_than_the_cache_says_so(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=3 * BLOCK)
+    reader = cache.open(server.add("a", FILE, digest=False))
+    with pytest.raises(NoSpace):
+        reader.read(0, 4 * BLOCK)
+    assert reader.read(BLOCK, 2 * BLOCK) == FILE[BLOCK : 3 * BLOCK]
+    reader.close()
+
+
+@pytest.mark.parametrize("digest", [True, False])
+def test_a_file_larger_than_the_cache_streams_past_it(caches: Caches, server: FakeTransfers, digest: bool) -> None:
+    cache = caches.open(limit=16 * BLOCK)
+    content = content_of(200 * BLOCK)
+    identity = server.add("a", content, digest)
+    reader = cache.open(identity)
+    most = 0
+    for offset in range(0, len(content), BLOCK):
+        assert reader.read(offset, BLOCK) == content[offset : offset + BLOCK]
+        most = max(most, disk_bytes(caches.folder), cache._room.used)
+    assert most <= 16 * BLOCK + 64 * 1024
+    assert server.bytes_asked == len(content)
+    reader.close()
+    wait_until(lambda: not cache._table.entries(), "read-ahead that is on its way")
+    assert counted(cache)[0] == counted(cache)[1]
+    assert read_all(cache, identity) == content
+
+
+def test_a_file_larger_than_the_cache_can_be_read_in_any_order(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=5 * BLOCK)
+    content = content_of(40 * BLOCK)
+    reader = cache.open(server.add("a", content))
+    for block in [39, 0, 20, 21, 22, 23, 24, 25, 26, 3, 39, 38, 37, 20, 0, 1]:
+        assert reader.read(block * BLOCK, BLOCK) == content[block * BLOCK : (block + 1) * BLOCK]
+        assert cache._room.used <= 5 * BLOCK
+    reader.close()
+
+
+def test_readers_of_different_places_share_a_cache_that_is_too_small(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=12 * BLOCK)
+    content = content_of(60 * BLOCK)
+    identity = server.add("a", content)
+
+    def read(start: int) -> bytes:
+        reader = cache.open(identity)
+        blocks = [reader.read(block * BLOCK, BLOCK) for block in range(start, start + 30)]
+        reader.close()
+        return b"".join(blocks)
+
+    with ThreadPoolExecutor(4) as threads:
+        reads = {start: threads.submit(read, start) for start in (0, 10, 20, 30)}
+        for start, result in reads.items():
+            assert result.result() == content[start * BLOCK : (start + 30) * BLOCK]
+    assert counted(cache)[0] == counted(cache)[1] <= 12 * BLOCK
+
+
+def test_read_ahead_evicts_no_block_that_will_be_read_before(caches: Caches, server: FakeTransfers) -> None:
+    server.line_is = (1.0, 1e9)
+    cache = caches.open(limit=20 * BLOCK)
+    content = content_of(300 * BLOCK)
+    reader = cache.open(server.add("a", content))
+    for block in range(300):
+        assert reader.read(block * BLOCK, BLOCK) == content[block * BLOCK : (block + 1) * BLOCK]
+    reader.close()
+    assert server.bytes_asked == len(content)
+
+
+def test_the_disk_keeps_its_free_room(caches: Caches, server: FakeTransfers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has 10 blocks, of which 4 are to stay free."""
+    monkeypatch.setattr(SparseFiles, "free_bytes", lambda files: 10 * BLOCK - disk_bytes(caches.folder))
+    cache = caches.open(min_free=4 * BLOCK)
+    a, b = server.add("a", FILE), server.add("b", FILE[::-1])
+    read_all(cache, a)
+    assert cache.free_bytes() == 2 * BLOCK
+    assert read_all(cache, b) == FILE[::-1]
+    assert states(cache, a.key, b.key) == ["remote", "verified"]
+
+
+def test_room_that_was_reserved_for_a_fetch_that_failed_is_free_again(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=4 * BLOCK)
+    a = server.add("a", FILE)
+    (server.root / "a").unlink()
+    reader = cache.open(a)
+    with pytest.raises(Exception, match="not there"):
+        reader.read(0, 10)
+    reader.close()
+    assert counted(cache) == (0, 0)
+    assert cache.free_bytes() == 4 * BLOCK
+
+
+def test_without_holes_in_files_a_stream_that_is_too_large_says_so(
+    caches: Caches, server: FakeTransfers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SparseFiles, "can_punch", lambda files, fd, count: False)
+    cache = caches.open(limit=8 * BLOCK)
+    content = content_of(20 * BLOCK)
+    reader = cache.open(server.add("a", content))
+    with pytest.raises(NoSpace):
+        read_on(reader, len(content))
+    reader.close()
+
+
+def test_a_lower_limit_after_a_restart_holds_with_the_next_write(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open()
+    a, b, c = (server.add(name, content_of(4 * BLOCK, seed)) for seed, name in enumerate("abc"))
+    for identity in (a, b):
+        read_all(cache, identity)
+    cache.close()
+    cache = caches.open(limit=5 * BLOCK)
+    read_all(cache, c)
+    assert states(cache, a.key, b.key, c.key) == ["remote", "remote", "verified"]
+    assert counted(cache) == (4 * BLOCK, 4 * BLOCK)

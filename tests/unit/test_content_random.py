@@ -1,0 +1,215 @@
+"""The cache against a plain model: whatever happens in whatever order, readers get the server's bytes or an error."""
+
+from __future__ import annotations
+
+import errno
+import random
+import shutil
+import subprocess
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from runicornfs import errors
+from runicornfs.content.blocks import BLOCK
+from runicornfs.content.cache import ContentCache
+from runicornfs.content.contents import Reader
+from runicornfs.content.identity import Identity
+from tests.fake_transfers import FakeTransfers, Fault, content_of, counted, disk_bytes
+from tests.waiting import wait_until
+
+# Larger than each content but the largest, smaller than two of them together.
+LIMIT = 10 * BLOCK
+CONTENTS = {
+    "tiny": content_of(100, 1),
+    "small": content_of(3 * BLOCK + 17, 2),
+    "middle": content_of(9 * BLOCK, 3),
+    "large": content_of(25 * BLOCK + 1, 4),
+    "log": content_of(5 * BLOCK + 5, 5),
+}
+WITHOUT_DIGEST = ("log",)
+FAULTS = [
+    errors.ConnectionLost("lost"),
+    errors.TimedOut("late"),
+    errors.AccessDenied("no"),
+    errors.StaleFile("no"),
+    OSError(errno.ENOSPC, "full"),
+    None,
+]
+# What a read may end with, whatever is wrong.
+REFUSALS = (errors.ServerError, errors.NoSpace)
+
+
+class Open:
+    """A reader and what it has been given so far.
+
+    Only the first byte of a file ever comes wrong (`FakeTransfers.corrupt`). A reader that gets it wrong must not get all
+    the others, too; only contents that are larger than the cache cannot be checked whatever the order of reads.
+    """
+
+    def __init__(self, name: str, reader: Reader) -> None:
+        self.name = name
+        self.reader = reader
+        self.wrong = False
+        self.seen = bytearray(len(CONTENTS[name]))
+
+    def read(self, offset: int, size: int) -> None:
+        right = CONTENTS[self.name][offset : offset + size]
+        data = self.reader.read(offset, size)
+        assert len(data) == len(right)
+        if offset == 0:
+            self.wrong |= data[0] != right[0]
+            assert not (self.wrong and self.name in WITHOUT_DIGEST)
+        assert data[offset == 0 :] == right[offset == 0 :]
+        self.seen[offset : offset + len(data)] = b"\1" * len(data)
+        assert not (self.wrong and all(self.seen)) or len(self.seen) > LIMIT
+
+
+class CacheMachine(RuleBasedStateMachine):
+    readers = Bundle("readers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="content-"))
+        self.server = FakeTransfers(self.folder / "server")
+        self.identities: dict[str, Identity] = {
+            name: self.server.add(name, content, digest=name not in WITHOUT_DIGEST)
+            for name, content in CONTENTS.items()
+        }
+        self.here = self.folder / "cache 0"
+        self.life = 0
+        self.cache = self.start()
+
+    def start(self) -> ContentCache:
+        return ContentCache(self.here, self.server, LIMIT, 0)
+
+    @rule(target=readers, name=st.sampled_from(sorted(CONTENTS)))
+    def open(self, name: str) -> Open:
+        return Open(name, self.cache.open(self.identities[name]))
+
+    @rule(reader=readers, place=st.floats(0, 1), size=st.integers(1, 3 * BLOCK))
+    def read(self, reader: Open, place: float, size: int) -> None:
+        try:
+            reader.read(int(place * len(CONTENTS[reader.name])), size)
+        except REFUSALS:
+            return
+
+    @rule(reader=readers)
+    def read_all(self, reader: Open) -> None:
+        try:
+            for offset in range(0, len(CONTENTS[reader.name]), 2 * BLOCK):
+                reader.read(offset, 2 * BLOCK)
+        except REFUSALS:
+            return
+
+    @rule(name=st.sampled_from(sorted(CONTENTS)))
+    def read_anew(self, name: str) -> None:
+        reader = self.open(name)
+        self.read_all(reader)
+        reader.reader.close()
+
+    @rule(reader=consumes(readers))
+    def close(self, reader: Open) -> None:
+        reader.reader.close()
+
+    @rule(fault=st.sampled_from(FAULTS), after=st.integers(0, 4), times=st.integers(1, 5))
+    def fail(self, fault: Exception | None, after: int, times: int) -> None:
+        self.server.faults = [Fault(fault, after * BLOCK)] * times
+
+    @rule(name=st.sampled_from(sorted(set(CONTENTS) - set(WITHOUT_DIGEST))), times=st.integers(1, 3))
+    def corrupt(self, name: str, times: int) -> None:
+        self.server.corrupt[name] = times
+
+    @rule(flush=st.booleans())
+    def kill(self, flush: bool) -> None:
+        """The program ends in the middle of what it does; the next one finds its folder."""
+        if flush:
+            self.cache._flusher.flush()
+        self.life += 1
+        self.idle()
+        there = self.folder / f"cache {self.life}"
+        subprocess.run(["cp", "-a", "--sparse=always", self.here, there], check=True)
+        self.cache.close()
+        self.here = there
+        self.cache = self.start()
+
+    @rule()
+    def restart(self) -> None:
+        self.cache.close()
+        self.cache = self.start()
+
+    @invariant()
+    def what_is_counted_is_there(self) -> None:
+        assert self.cache._room.used <= LIMIT
+        self.idle()
+        used, held = counted(self.cache)
+        assert used == held <= LIMIT
+        # The disk counts in blocks of its own, so the end of a content takes up to one of them more.
+        assert disk_bytes(self.here) <= used + 4096 * len(CONTENTS)
+
+    def idle(self) -> None:
+        """Waits for read-ahead, and for entries that nobody uses to be retired."""
+        wait_until(self._is_idle, "what runs in the background")
+
+    def _is_idle(self) -> bool:
+        entries = self.cache._table.entries()
+        return self.server.running == 0 and all(entry.pins == len(entry.readers) for entry in entries)
+
+    def teardown(self) -> None:
+        self.cache.close()
+        shutil.rmtree(self.folder)
+
+
+CacheMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.usefixtures("caplog")  # mismatches are logged
+class TestAnyOrder(CacheMachine.TestCase):  # type: ignore[misc, name-defined]
+    pass
+
+
+@pytest.mark.usefixtures("caplog")
+def test_readers_on_many_threads_get_right_bytes_or_errors(tmp_path: Path) -> None:
+    server = FakeTransfers(tmp_path / "server")
+    identities = [server.add(name, content, name not in WITHOUT_DIGEST) for name, content in CONTENTS.items()]
+    cache = ContentCache(tmp_path / "cache", server, 30 * BLOCK, 0)
+    wrong = threading.Event()
+
+    def work(seed: int) -> int:
+        dice = random.Random(seed)
+        good = 0
+        for _ in range(40):
+            identity = dice.choice(identities)
+            content = CONTENTS[identity.path]
+            reader = cache.open(identity)
+            offset = dice.randrange(len(content))
+            for _ in range(dice.randrange(10)):
+                size = dice.randrange(1, 2 * BLOCK)
+                try:
+                    data = reader.read(offset, size)
+                except REFUSALS:
+                    break
+                if data != content[offset : offset + size]:
+                    wrong.set()
+                good += 1
+                offset = dice.choice([offset + len(data), dice.randrange(len(content))])
+                if dice.random() < 0.05:
+                    server.faults.append(Fault(dice.choice(FAULTS), dice.randrange(3 * BLOCK)))
+            reader.close()
+        return good
+
+    with ThreadPoolExecutor(12) as threads:
+        good = sum(threads.map(work, range(12)))
+    assert not wrong.is_set()
+    assert good > 500
+    wait_until(lambda: not cache._table.entries(), "what is on its way")
+    assert counted(cache)[0] == counted(cache)[1] <= 30 * BLOCK
+    cache.close()

@@ -1,0 +1,62 @@
+"""The folder `metadata/` that a sync leaves for people."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from runicornfs.sync.export import MetadataExport
+
+DOCUMENTS = {1: b'{"a": 1}', 2: b'{"b": 2}'}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "metadata"
+
+
+@pytest.fixture
+def export(folder: Path) -> MetadataExport:
+    return MetadataExport(folder, DOCUMENTS.__getitem__)
+
+
+def test_artifacts_keep_their_place_and_runs_go_below_experiments(export: MetadataExport, folder: Path) -> None:
+    export.begin()
+    export.write([("artifacts/model/net/versions.json", 1), ("vision/train/runs/r1/meta.json", 2)])
+    assert (folder / "artifacts/model/net/versions.json").read_bytes() == DOCUMENTS[1]
+    assert (folder / "experiments/vision/train/runs/r1/meta.json").read_bytes() == DOCUMENTS[2]
+
+
+def test_what_is_gone_takes_its_empty_folders_along(export: MetadataExport, folder: Path) -> None:
+    export.begin()
+    export.write([("artifacts/model/net/v1/metadata.json", 1), ("artifacts/model/other/versions.json", 1)])
+    export.write([("artifacts/model/net/v1/metadata.json", None)])
+    assert not (folder / "artifacts/model/net").exists()
+    assert (folder / "artifacts/model/other/versions.json").exists()
+
+
+def test_an_export_that_was_cut_off_is_known(export: MetadataExport) -> None:
+    assert not export.is_complete, "nothing was ever written"
+    export.begin()
+    assert not export.is_complete
+    export.write([])
+    assert export.is_complete
+
+
+def test_files_are_private(export: MetadataExport, folder: Path) -> None:
+    export.begin()
+    export.write([("artifacts/model/net/versions.json", 1)])
+    assert stat.S_IMODE((folder / "artifacts/model/net/versions.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "artifacts").stat().st_mode) & 0o077 == 0
+
+
+def test_a_file_in_the_way_costs_that_document_only(
+    export: MetadataExport, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export.begin()
+    (folder / "artifacts").write_text("in the way")
+    export.write([("artifacts/model/net/versions.json", 1), ("p/e/runs/r/meta.json", 2)])
+    assert (folder / "experiments/p/e/runs/r/meta.json").exists()
+    assert "cannot export" in caplog.text

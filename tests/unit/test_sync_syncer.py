@@ -1,0 +1,175 @@
+"""One sync at a time, all at once or not at all, and what happens around it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runicornfs.catalog.catalog import Catalog
+from runicornfs.catalog.update import Changes
+from runicornfs.errors import Interrupted, Unreachable
+from runicornfs.remote.helper import Event, Gone, Notice, Plan
+from runicornfs.store.observed import Observed, ObservedKind
+from runicornfs.sync.export import MetadataExport
+from runicornfs.sync.syncer import Syncer, SyncRun
+
+META = Observed("runs/r1/meta.json", ObservedKind.DOCUMENT, b"1", 2, 0, b"{}")
+LOG = Observed("runs/r1/logs.txt", ObservedKind.FILE, b"1", 10, 0, None)
+
+
+class World:
+    """A catalog, a server that answers what the test says, and what the mount was told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.catalog = Catalog.open(folder / "index.db")
+        self.answer: Callable[[], Iterable[Event]] = lambda: [META, LOG]
+        self.asked: list[dict[bytes, bytes]] = []
+        self.changes: list[Changes] = []
+        export = MetadataExport(folder / "metadata", self.catalog.document)
+        self.syncer = Syncer(self.catalog, self.scan, export, self.changes.append)
+
+    def scan(self, known: Iterable[tuple[bytes, bytes]]) -> Iterator[Event]:
+        self.asked.append(dict(known))
+        yield from self.answer()
+
+    def sync(self, full: bool = False) -> SyncRun:
+        run = self.syncer.start(full)
+        run.wait(run.finished, 20)
+        return run
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.syncer.cancel()
+    world.syncer.join()
+    world.catalog.close()
+
+
+def test_what_was_seen_is_shown_and_told(world: World) -> None:
+    world.sync()
+    assert [name for name, _ in world.catalog.children("runs/r1")] == ["logs.txt", "meta.json"]
+    assert "runs/r1/meta.json" in world.changes[0].changed_paths
+    assert world.syncer.progress.status == "completed"
+    assert (world.folder / "metadata/experiments/runs/r1/meta.json").read_bytes() == b"{}"
+
+
+def test_the_next_sync_tells_the_server_what_is_known(world: World) -> None:
+    world.sync()
+    world.answer = list
+    world.sync()
+    assert world.asked[1] == {b"runs/r1/meta.json": b"1", b"runs/r1/logs.txt": b"1"}
+    assert world.changes[1].changed_paths == []
+
+
+def test_a_full_sync_asks_for_everything_again(world: World) -> None:
+    world.sync()
+    world.answer = lambda: [META, Gone("runs/r1/logs.txt")]
+    world.sync(full=True)
+    assert world.asked[1] == {b"runs/r1/meta.json": b"", b"runs/r1/logs.txt": b""}
+    assert [name for name, _ in world.catalog.children("runs/r1")] == ["meta.json"]
+
+
+def test_what_a_full_sync_could_not_read_stays(world: World) -> None:
+    """Unreadable is not deleted: the server names it in a notice and does not tell it as gone."""
+    world.sync()
+    world.answer = lambda: [META, Notice("runs/r1/logs.txt: cannot be examined")]
+    world.sync(full=True)
+    assert [name for name, _ in world.catalog.children("runs/r1")] == ["logs.txt", "meta.json"]
+    assert world.catalog.problems() == ["runs/r1/logs.txt: cannot be examined"]
+
+
+def test_a_sync_that_breaks_off_shows_nothing_and_is_not_repeated_from_the_start(world: World) -> None:
+    def broken() -> Iterator[Event]:
+        yield META
+        raise Unreachable("the line broke")
+
+    world.answer = broken
+    with pytest.raises(Unreachable):
+        world.sync()
+    assert world.catalog.children("") == []
+    assert world.syncer.progress.status == "failed"
+    assert world.syncer.progress.errors == ["the line broke"]
+    world.answer = lambda: [LOG]
+    world.sync()
+    assert world.asked[1] == {b"runs/r1/meta.json": b"1"}
+    assert [name for name, _ in world.catalog.children("runs/r1")] == ["logs.txt", "meta.json"]
+
+
+def test_a_second_request_joins_the_sync_that_runs(world: World) -> None:
+    go_on = threading.Event()
+
+    def slow() -> Iterator[Event]:
+        go_on.wait(20)
+        yield META
+
+    world.answer = slow
+    first = world.syncer.start()
+    assert world.syncer.start() is first
+    go_on.set()
+    first.wait(first.finished, 20)
+    assert world.syncer.counts == (1, 0)
+    assert world.syncer.start() is not first
+
+
+def test_progress_counts_documents(world: World) -> None:
+    world.answer = lambda: [Plan(2, 100), META]
+    world.sync()
+    progress = world.syncer.progress
+    assert (progress.total_files, progress.total_bytes) == (2, 100)
+    assert (progress.synced_files, progress.synced_bytes) == (1, 2)
+
+
+def test_an_export_that_was_cut_off_is_made_whole_by_the_next_sync(world: World) -> None:
+    world.sync()
+    exported = world.folder / "metadata/experiments/runs/r1/meta.json"
+    exported.unlink()
+    (world.folder / "metadata/.being-written").touch()
+    world.answer = list
+    world.sync()
+    assert exported.read_bytes() == b"{}"
+
+
+def test_a_sync_of_nothing_new_leaves_the_export_alone(world: World) -> None:
+    world.sync()
+    before = (world.folder / "metadata").stat().st_mtime_ns
+    world.answer = list
+    world.sync()
+    assert (world.folder / "metadata").stat().st_mtime_ns == before
+
+
+def test_the_end_of_the_program_ends_a_sync(world: World) -> None:
+    started = threading.Event()
+
+    def endless() -> Iterator[Event]:
+        while True:
+            started.set()
+            yield LOG
+
+    world.answer = endless
+    run = world.syncer.start()
+    assert started.wait(20)
+    world.syncer.cancel()
+    world.syncer.join()
+    with pytest.raises(Interrupted):
+        run.wait(run.finished, 20)
+    with pytest.raises(Interrupted):
+        world.syncer.start()
+
+
+def test_the_interval_syncs_again_and_again(world: World) -> None:
+    world.syncer.every(0.01)
+    enough = threading.Event()
+
+    def answer() -> Iterator[Event]:
+        if len(world.asked) >= 3:
+            enough.set()
+        yield from ()
+
+    world.answer = answer
+    assert enough.wait(20)
