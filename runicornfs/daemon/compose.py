@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from runicornfs.content.cache import ContentCache
 from runicornfs.content.contents import Contents
 from runicornfs.content.local import LocalContents
 from runicornfs.daemon.api_server import ApiServer
-from runicornfs.daemon.signals import stoppable
-from runicornfs.errors import InvalidInput
+from runicornfs.daemon.stop import Stop, interruptible
+from runicornfs.errors import InvalidInput, RunicornFSError
 from runicornfs.mount.mountpoint import check_fuse
 from runicornfs.mount.session import Mount
 from runicornfs.remote.address import LocalSource, RemoteSource
@@ -40,7 +41,7 @@ from runicornfs.workspace.workspace import Workspace
 
 log = logging.getLogger("runicornfs.daemon")
 
-POLL_S = 0.1  # how often the progress of the first sync is shown
+POLL_S = 0.1  # how often the progress of the first sync is shown, and how soon an unmounted daemon ends
 
 
 @dataclass(frozen=True)
@@ -50,43 +51,56 @@ class Daemon:
     workspace: Workspace
     mount: Mount
     api: str | None
+    stop: Stop
 
     def wait(self) -> None:
-        """Returns when the mount is gone: unmounted by somebody, or its libfuse ended."""
-        self.mount.ended.wait()
+        """Returns when somebody wants it to end, or when the mount is gone."""
+        while not self.stop.wait(POLL_S) and not self.mount.ended.is_set():
+            pass
 
 
 def run(options: LaunchOptions) -> None:
     """Mounts and stays until Ctrl-C, SIGTERM or umount."""
-    with stoppable(), running(options) as daemon:
+    stop = Stop()
+    with stop.watching(), running(options, stop) as daemon:
         daemon.wait()
 
 
 @contextlib.contextmanager
-def running(options: LaunchOptions) -> Iterator[Daemon]:
-    """A daemon that runs as long as the context: connected, synced, mounted. Raises what stands in the way."""
+def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
+    """A daemon that runs as long as the context: connected, synced, mounted. Raises what stands in the way, and Stopped
+    where the end is wished before it is ready."""
     check_fuse(options.mount_options.allow_other)
     with ExitStack() as stack:
-        if isinstance(options.source, LocalSource):
-            workspace = _local(stack, options, options.source)
-        else:
-            workspace = _remote(stack, options, options.source)
-        api = None
-        if options.api is not None:
-            server = ApiServer(create_app(workspace), options.api)
-            stack.callback(server.close)
-            api = server.url
-            print(f"control API on {api}", file=sys.stderr)
-        _first_sync(workspace)
-        mount = workspace.mount(options.mountpoint, options.mount_options)
-        stack.callback(mount.stop)
-        record = DaemonRecord(api, workspace.source, [str(mount.mountpoint)])
-        stack.callback(record.close)
-        print(f"mounted {workspace.source} on {mount.mountpoint}", flush=True)
-        yield Daemon(workspace, mount, api)
+        try:
+            daemon = _start(stack, options, stop)
+        except RunicornFSError:
+            stop.check()  # what was cut short fails in some way of its own
+            raise
+        print(f"mounted {daemon.workspace.source} on {daemon.mount.mountpoint}", flush=True)
+        yield daemon
 
 
-def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource) -> Workspace:
+def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
+    if isinstance(options.source, LocalSource):
+        workspace = _local(stack, options, options.source)
+    else:
+        workspace = _remote(stack, options, options.source, stop)
+    api = None
+    if options.api is not None:
+        server = ApiServer(create_app(workspace), options.api)
+        stack.callback(server.close)
+        api = server.url
+        print(f"control API on {api}", file=sys.stderr)
+    _first_sync(workspace, stop)
+    mount = workspace.mount(options.mountpoint, options.mount_options)
+    stack.callback(mount.stop)
+    record = DaemonRecord(api, workspace.source, [str(mount.mountpoint)])
+    stack.callback(record.close)
+    return Daemon(workspace, mount, api, stop)
+
+
+def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource, stop: Stop) -> Workspace:
     if options.port is not None and source.port not in (None, options.port):
         raise InvalidInput(f"the source names port {source.port} and --port names {options.port}")
     host = resolve_host(
@@ -107,6 +121,7 @@ def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource) -> W
         host, source.root, Credentials(identity_files=options.identities), confirm=_confirm(options.accept_host_key)
     )
     stack.callback(server.close)
+    stop.on_request(server.close)
     server.connect()
     server.verify_store()
     catalog = Catalog.open(folder.index)
@@ -157,11 +172,12 @@ def _workspace(
     return workspace
 
 
-def _first_sync(workspace: Workspace) -> None:
+def _first_sync(workspace: Workspace, stop: Stop) -> None:
     """Returns when the catalog shows the store; the export to `metadata/` goes on behind it."""
     display = SyncDisplay()
     run = workspace.sync()
     while not run.committed.wait(POLL_S):
+        stop.check()
         display.show(workspace.status().sync_progress)
     run.wait(run.committed)
     display.finish(workspace.status().sync_progress)
@@ -179,10 +195,13 @@ def _confirm(fingerprint: str | None) -> Confirm | None:
 
 
 def _ask(unknown: UnknownHostKey) -> bool:
-    return click.confirm(
-        f"The host {unknown.host} is not known. Its {unknown.key_type} key has the fingerprint\n"
-        f"  {unknown.fingerprint}\nIs it the right one, and shall it be added to known_hosts?",
-        err=True,
-    )
+    if threading.current_thread() is not threading.main_thread():
+        return False  # a reconnection in the background: nobody expects a question now
+    with interruptible():
+        return click.confirm(
+            f"The host {unknown.host} is not known. Its {unknown.key_type} key has the fingerprint\n"
+            f"  {unknown.fingerprint}\nIs it the right one, and shall it be added to known_hosts?",
+            err=True,
+        )
 
 

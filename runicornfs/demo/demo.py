@@ -10,7 +10,7 @@ from pathlib import Path
 from runicornfs.cli import display
 from runicornfs.cli.parameters import ApiAddress, LaunchOptions
 from runicornfs.daemon.compose import Daemon, running
-from runicornfs.daemon.signals import stoppable
+from runicornfs.daemon.stop import Stop
 from runicornfs.demo.samplestore import write_sample_store
 from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.mount.mountpoint import check_fuse
@@ -25,7 +25,8 @@ PEEK = 100_000  # bytes that are read of a large file, to show that only they tr
 def run_demo(mountpoint: Path | None, once: bool) -> None:
     """Shows the whole way; stays mounted until Ctrl-C unless `once`."""
     check_fuse()
-    with stoppable(), ExitStack() as stack:
+    stop = Stop()
+    with stop.watching(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runicornfs-demo-")))
         root = folder / "server" / "runicorn"
         say("Writing a small store …")
@@ -47,7 +48,7 @@ def run_demo(mountpoint: Path | None, once: bool) -> None:
             api=ApiAddress(),
             mount_options=MountOptions(),
         )
-        daemon = stack.enter_context(running(options))
+        daemon = stack.enter_context(running(options, stop))
         show(daemon)
         if not once:
             say(f"\nLook around in {daemon.mount.mountpoint}; end it with Ctrl-C.")
