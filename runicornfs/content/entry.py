@@ -159,7 +159,9 @@ class Entry:
     def remote_file(self) -> RemoteFile:
         """The first place that has not failed."""
         path = next((path for path in self.paths if path not in self._bad_paths), self.paths[0])
-        return RemoteFile(path, self.size, self._mtime_s if self._sha256 is None else None)
+        # After a drop the path is opened anew: the bad bytes may be those of a file that is open and replaced.
+        content = f"{self.key} {self.drops}"
+        return RemoteFile(path, self.size, self._mtime_s if self._sha256 is None else None, content)
 
     def path_failed(self, path: str) -> bool:
         """The file could not be had there; True if there is another place to try."""

@@ -217,11 +217,7 @@ class Server:
 
 def _open_checked(session: SftpSession, path: bytes, file: RemoteFile) -> OpenFile:
     """`file` open in this session, the same as the catalog describes. Raises StaleFile otherwise."""
-    kept = session.holds(path)
-    opened = session.open(path)
-    if kept and not _fits(opened.attributes, file):  # what was seen a moment ago may be what is out of date
-        session.forget(path)
-        opened = session.open(path)
+    opened = session.open(path, file.content)
     if not _fits(opened.attributes, file):
         session.forget(path)
         there = opened.attributes

@@ -39,7 +39,6 @@ LARGEST_READ = 255 << 10  # bytes: OpenSSH's limit; what it says is believed up 
 _LEAST_READ = 4 << 10  # bytes: a server that says less is not believed; a short answer is allowed anyway
 _LARGEST_RECEIVE = 1 << 20  # bytes taken from the channel at once: any of its packets whole
 _KEPT_HANDLES = 16  # open files a session keeps: servers allow some hundred, and a reader comes back to few files
-_HANDLE_TRUST = 2.0  # seconds for which an open file counts as the one at its path without asking again
 _MOST_NAMES = 100_000  # entries of one directory that are taken: a store's have some thousand
 _MOST_OF_A_MESSAGE = 200  # characters of the server's own words that are shown
 
@@ -58,11 +57,11 @@ class ByteChannel(Protocol):
 
 @dataclass(slots=True)
 class OpenFile:
-    """A file open on the server, and what was at its path when that was last asked."""
+    """A file open on the server, the content it was opened for, and what was at its path then."""
 
     handle: bytes
+    content: str
     attributes: Attributes
-    checked_at: float
 
 
 class SftpSession:
@@ -114,19 +113,14 @@ class SftpSession:
         """Whether `path` is open in this session."""
         return path in self._files
 
-    def open(self, path: bytes) -> OpenFile:
-        """`path` open for reading: kept open from before if it is still the same file, else opened (one round trip)."""
+    def open(self, path: bytes, content: str = "") -> OpenFile:
+        """`path` open for reading: kept open from before if that was for the same `content`, else opened (one round
+        trip)."""
         kept = self._files.get(path)
-        if kept is not None:
+        if kept is not None and kept.content == content:
             self._files.move_to_end(path)
-            if time.monotonic() - kept.checked_at < _HANDLE_TRUST:
-                return kept
-            now_there = self.stat(path)
-            if now_there == kept.attributes:
-                kept.checked_at = time.monotonic()
-                return kept
-            self.forget(path)
-        began = time.monotonic()
+            return kept
+        self.forget(path)
         self.opens += 1
         opened, seen = self.ask_all(
             (Kind.OPEN, string(path) + uint32(READ_FOR_READING) + uint32(0)), (Kind.STAT, string(path))
@@ -137,7 +131,7 @@ class SftpSession:
         except ServerError:
             self._close_handle(handle)
             raise
-        file = OpenFile(handle, attributes, began)
+        file = OpenFile(handle, content, attributes)
         self._files[path] = file
         if len(self._files) > _KEPT_HANDLES:
             self.forget(next(iter(self._files)))

@@ -10,8 +10,10 @@ class RemoteFile(NamedTuple):
 
     `path` is relative to the store's root; `size` is in bytes. `mtime_s` (Unix seconds) is None for a file that has a
     digest, whose size must be equal; a file without one may have grown, but must otherwise be as old as it was.
+    `content` names what is expected there: a file that was opened for one content is never read for another.
     """
 
     path: str
     size: int
     mtime_s: int | None
+    content: str = ""

@@ -189,9 +189,9 @@ class TestWhatIsCheckedAtOpen:
         self, server: Server, root: Path, target: Target
     ) -> None:
         (root / "log").write_bytes(b"123")
-        target.fill(server, RemoteFile("log", 3, int((root / "log").stat().st_mtime)), [(0, 1)])
+        target.fill(server, RemoteFile("log", 3, int((root / "log").stat().st_mtime), "short"), [(0, 1)])
         (root / "log").write_bytes(b"123456")
-        target.fill(server, RemoteFile("log", 6, int((root / "log").stat().st_mtime)), [(3, 3)])
+        target.fill(server, RemoteFile("log", 6, int((root / "log").stat().st_mtime), "long"), [(3, 3)])
         assert target.content(3, 3) == b"456"
 
     def test_a_file_that_was_cut_short_under_an_open_handle_is_stale(
