@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import runicornfs
-from runicornfs.api.models import CacheAnswer, HealthAnswer, ProgressAnswer, StatisticsAnswer, StatusAnswer, SyncAnswer
+from runicornfs.api.models import HealthAnswer, ProgressAnswer, StatusAnswer, SyncAnswer
 from runicornfs.api.requests import answer, flag, workspace_of
 
 
@@ -27,7 +27,7 @@ def health(request: Request) -> Response:
             status="ok",
             storage=workspace.source,
             version=runicornfs.__version__,
-            cache=CacheAnswer.model_validate(workspace.cache()),
+            cache=workspace.cache(),
         )
     )
 
@@ -42,7 +42,7 @@ def status(request: Request) -> Response:
             connected=now.connected,
             status=now.status,
             sync_progress=ProgressAnswer.model_validate(now.sync_progress),
-            stats=StatisticsAnswer.model_validate(now.stats),
+            stats=now.stats,
             error=now.error,
             mounts=now.mounts,
             offline=now.offline,
@@ -57,4 +57,4 @@ def sync(request: Request) -> Response:
 
 
 def cache(request: Request) -> Response:
-    return answer(CacheAnswer.model_validate(workspace_of(request).cache()))
+    return answer(workspace_of(request).cache())

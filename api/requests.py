@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,25 +30,8 @@ def flag(request: Request, name: str) -> bool:
         raise InvalidInput(f"{name} takes true or false") from None
 
 
-def answer(model: BaseModel) -> Response:
-    return answer_value(model.model_dump())
-
-
-def answer_list(models: Sequence[BaseModel]) -> Response:
-    return answer_value([model.model_dump() for model in models])
-
-
-def answer_value(value: Any) -> Response:
-    """Any value of a store as valid JSON: it has no NaN and no infinity (null stands for them), and text that is no
-    Unicode, as names in odd encodings are, goes out with escapes."""
-    return Response(json.dumps(_finite(value), allow_nan=False), media_type="application/json")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+def answer(value: Any) -> Response:
+    """A model, a record, a list of them or any value of a store as valid JSON: NaN and infinity, which it has not,
+    become null; text that is no Unicode, as names in odd encodings are, goes out with escapes."""
+    plain = to_jsonable_python(value, inf_nan_mode="null")
+    return Response(json.dumps(plain, allow_nan=False), media_type="application/json")
