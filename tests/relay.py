@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 CHUNK = 64 * 1024
 # Chunks that wait to be delivered in one direction of one connection; then its sender has to wait.
 QUEUED_CHUNKS = 4096
+FAREWELL_S = 2.0  # how long the connections that were dropped at the end may take to notice
 
 
 @dataclass
@@ -242,7 +243,11 @@ async def main() -> None:
     print(f"listening {server.sockets[0].getsockname()[1]}", flush=True)
     await steer(line)
     server.close()
+    line.flowing.set()
     line.drop()
+    deadline = time.monotonic() + FAREWELL_S
+    while line.stats.open and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)  # connections end by themselves; cancelled, Python 3.11's asyncio complains of each
 
 
 if __name__ == "__main__":
