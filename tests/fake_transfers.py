@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from runicornfs.content.contents import Reader
 from runicornfs.content.identity import Identity
 from runicornfs.errors import MissingOnServer
 from runicornfs.store.files import RemoteFile
+from tests.waiting import PATIENCE_S
 
 # Ranges that a fill has asked for before the first is answered, as a real one does.
 DEPTH = 3
@@ -183,6 +185,19 @@ def read_all(cache: ContentCache, identity: Identity, step: int = BLOCK) -> byte
         reader.close()
 
 
+def copy_as_killed(cache: ContentCache, folder: Path, copy: Path) -> None:
+    """The cache's folder as the program would leave it if it were killed now. Nothing is fetched by it afterwards.
+
+    SQLite's log and the page cache outlive a process, so a copy is all there is to it, if nothing writes meanwhile.
+    """
+    cache._fetcher.workers.stop()
+    cache._verifier.workers.stop()
+    cache._fetcher.workers.join(PATIENCE_S)
+    cache._verifier.workers.join(PATIENCE_S)
+    with cache._records._writing:
+        subprocess.run(["cp", "-a", "--sparse=always", folder, copy], check=True)
+
+
 def counted(cache: ContentCache) -> tuple[int, int]:
     """What the room says is used, and the sum of what the contents say. Only when nothing is being fetched."""
     entries = cache._table.entries()
@@ -195,4 +210,8 @@ def counted(cache: ContentCache) -> tuple[int, int]:
 
 def disk_bytes(folder: Path) -> int:
     """The space that the sparse files really take."""
-    return sum(file.stat().st_blocks * 512 for file in (folder / "blocks").iterdir())
+    total = 0
+    for entry in os.scandir(folder / "blocks"):
+        with contextlib.suppress(FileNotFoundError):  # evicted this moment
+            total += entry.stat().st_blocks * 512
+    return total

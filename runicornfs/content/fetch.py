@@ -22,7 +22,15 @@ from runicornfs.content.room import Room
 from runicornfs.content.table import Table
 from runicornfs.content.verify import Verifier
 from runicornfs.content.workers import Workers
-from runicornfs.errors import AccessDenied, MissingOnServer, NoSpace, ProtocolError, RunicornFSError, StaleFile
+from runicornfs.errors import (
+    AccessDenied,
+    MissingOnServer,
+    NoSpace,
+    ProtocolError,
+    RunicornFSError,
+    StaleFile,
+    Unreachable,
+)
 
 log = logging.getLogger("runicornfs.content")
 
@@ -96,10 +104,11 @@ class Fetcher:
             if fill.pulling:
                 entry.pulling = False
             left = list(fill.asked)
-            if error is None and left:
+            short = error is None and bool(left)
+            if short:
                 error = ProtocolError(f"the transfer of {path} ended before all that was asked for had come")
             if error is not None:
-                again = bool(entry.readers) and (full or self._may_pass(entry, path, error))
+                again = bool(entry.readers) and (full or self._may_pass(entry, path, error, short))
                 entry.put_back(left, again)
                 if not again and not entry.fail(error, left):
                     log.info("nothing more is read ahead of %s: %s", path, error)
@@ -110,10 +119,10 @@ class Fetcher:
             self.submit(entry)
 
     @staticmethod
-    def _may_pass(entry: Entry, path: str, error: Exception) -> bool:
+    def _may_pass(entry: Entry, path: str, error: Exception, short: bool) -> bool:
         if isinstance(error, MissingOnServer | StaleFile | AccessDenied):
             return entry.path_failed(path)
-        if isinstance(error, ProtocolError) or getattr(error, "is_temporary", False):
+        if short or (isinstance(error, RunicornFSError) and error.is_temporary):
             entry.failures += 1
             return entry.failures <= RETRIES
         return False
@@ -161,6 +170,8 @@ class _Fill(Iterator[tuple[int, int]]):
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))
         try:
             while not self._fetcher.table.reserve(entry, first, stop, awaited):
+                if self._fetcher.workers.stopping:
+                    raise Unreachable(f"{entry.paths[0]} is not fetched any more: the cache is closed")
                 self._fetcher.verifier.catch_up(entry)
         except Exception as error:
             self._refuse(first, stop, awaited, error)

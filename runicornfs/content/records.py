@@ -9,7 +9,8 @@ A record names the boot (of the machine) whose page cache its bytes may still li
 Records of another boot are not to be trusted: see `unsettled`.
 
 Thread-safe. `_lock` protects what is remembered, `_writing` the connection that writes (and is held while it does),
-`_reading` the one that reads. Order: `_writing`, then `_lock`; `_reading` alone.
+`_reading` the one that reads. Order: `_writing` or `_reading`, then `_lock`. Who asks looks at what is remembered first
+and at the database second: in between a flush may bring the one into the other, never the other way.
 """
 
 from __future__ import annotations
@@ -120,10 +121,13 @@ class Records:
     def get(self, key: str) -> Record | None:
         with self._lock:
             pending = self._pending.get(key)
+            touched = self._touched.get(key)
         if isinstance(pending, Record):
             return pending
-        rows = self._select(f"SELECT {_COLUMNS} FROM contents WHERE key = ?", (key,))
-        return self._now(_record(rows[0])) if rows else None
+        for row in self._select(f"SELECT {_COLUMNS} FROM contents WHERE key = ?", (key,)):
+            if pending != _Removed(row[1]):
+                return _record(row) if touched is None else replace(_record(row), last_used=touched)
+        return None
 
     def cached(self, keys: list[str]) -> dict[str, tuple[int, int, bool]]:
         """Of each key that has a record: cached bytes, size, verified."""
@@ -154,12 +158,14 @@ class Records:
         Flush before: the order is the database's.
         """
         found: list[Record] = []
+        with self._lock:
+            pending = dict(self._pending)
         query = f"SELECT {_COLUMNS} FROM contents ORDER BY last_used, key"
         with self._reading, contextlib.closing(self._reader.execute(query)) as cursor:
             while need > 0 and (page := cursor.fetchmany(PAGE)):
                 for row in page:
-                    record = self._now(_record(row))
-                    if need > 0 and record is not None and not spared(record.key, record.file):
+                    record = pending.get(row[0], _record(row))
+                    if need > 0 and isinstance(record, Record) and not spared(record.key, record.file):
                         found.append(record)
                         need -= record.cached_bytes
         return found
@@ -239,17 +245,6 @@ class Records:
             with self._lock:
                 _forget(self._pending, pending)
                 _forget(self._touched, touched)
-
-    def _now(self, record: Record) -> Record | None:
-        """What is remembered of a content, where the database says `record`."""
-        with self._lock:
-            pending = self._pending.get(record.key)
-            touched = self._touched.get(record.key)
-        if isinstance(pending, Record):
-            return pending
-        if pending is not None and pending.file == record.file:
-            return None
-        return record if touched is None else replace(record, last_used=touched)
 
     # SQLite
 

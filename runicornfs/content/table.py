@@ -38,6 +38,12 @@ RECYCLED_AT_ONCE = 8 << 20
 RECYCLED_SHARE = 8
 
 
+# A content whose last reader has just gone can be evicted as soon as the threads that fetch and hash are done with it.
+# Who needs room waits so often for so long for that: mostly it takes milliseconds, but a server may hang.
+LEAVING_TRIES = 10
+LEAVING_S = 0.1
+
+
 class Table:
     """Thread-safe."""
 
@@ -49,6 +55,7 @@ class Table:
         self._counters = counters
         self._evicting = threading.Lock()
         self._lock = threading.Lock()
+        self._retired = threading.Condition(self._lock)
         self._entries: dict[str, Entry] = {}
         self._leaving: set[str] = set()  # files that are being evicted
         self._closed = False
@@ -142,6 +149,7 @@ class Table:
         with entry.condition:
             entry.retired = True
             del self._entries[entry.key]
+            self._retired.notify_all()
             entry.generation += 1
             fd, entry.fd = entry.fd, -1
             if fd >= 0:
@@ -177,6 +185,7 @@ class Table:
         that there will be room when more of the content has been hashed, without which nothing of it may go.
         """
         size = bytes_in(first, stop, entry.size)
+        patience = LEAVING_TRIES if awaited else 0
         while self._room.reserve(size):
             with entry.condition:
                 than = -1 if awaited else entry.distance(first)
@@ -184,11 +193,27 @@ class Table:
                 lacking = self._room.reserve(size)  # again: another thread may just have made room
                 if not lacking:
                     return True
-                if not self._evict(lacking) and not self._recycle(entry, lacking, than):
-                    if entry.hash_goes_on:
-                        return False
-                    raise NoSpace(f"there is no room for {entry.paths[0]}: the cache is full of files that are open")
+                freed = self._evict(lacking) or (not patience and self._recycle(entry, lacking, than))
+            if freed:
+                continue
+            if patience:
+                patience = patience - 1 if self._wait_for_leaving(entry) else 0
+            elif entry.hash_goes_on:
+                return False
+            else:
+                raise NoSpace(f"there is no room for {entry.paths[0]}: the cache is full of files that are open")
         return True
+
+    def _wait_for_leaving(self, entry: Entry) -> bool:
+        """Whether another entry has no readers any more, and will be evictable when the last thread is done with it.
+
+        If so, waits until something has been retired, or for a moment.
+        """
+        with self._lock:
+            leaving = any(not other.readers for other in self._entries.values() if other is not entry)
+            if leaving:
+                self._retired.wait(LEAVING_S)
+            return leaving
 
     def free(self, entry: Entry, size: int) -> bool:
         """The disk was full although there should have been room: frees some `size` bytes; False if there are none."""

@@ -77,7 +77,13 @@ def test_a_line_that_breaks_again_and_again_but_brings_something_each_time_is_go
 
 @pytest.mark.parametrize(
     "error",
-    [errors.AccessDenied("no"), errors.MissingOnServer("no"), errors.StaleFile("no"), OSError(errno.EIO, "no")],
+    [
+        errors.AccessDenied("no"),
+        errors.MissingOnServer("no"),
+        errors.StaleFile("no"),
+        errors.ProtocolError("no"),
+        OSError(errno.EIO, "no"),
+    ],
 )
 def test_other_failures_are_raised_at_once(cache: ContentCache, server: FakeTransfers, error: Exception) -> None:
     reader = cache.open(server.add("a", FILE))

@@ -68,6 +68,24 @@ def test_where_nothing_can_go_the_read_says_so_and_the_cache_lives(caches: Cache
     other.close()
 
 
+def test_room_is_waited_for_that_a_file_just_closed_will_leave(caches: Caches, server: FakeTransfers) -> None:
+    """It cannot be evicted while a thread still has it: not a reason to tell the next reader that there is no room."""
+    cache = caches.open(limit=8 * BLOCK)
+    a, b = server.add("a", FILE), server.add("b", content_of(8 * BLOCK, 7))
+    first = cache.open(a)
+    server.hold(after=1)
+    first.read(0, BLOCK)
+    wait_until(lambda: server.running, "the rest of the file to be on its way")
+    first.close()
+    second = cache.open(b)
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(second.read, 0, 8 * BLOCK)
+        wait_until(lambda: second.misses, "the second file to be wanted")
+        server.release()
+        assert read.result() == content_of(8 * BLOCK, 7)
+    second.close()
+
+
 def test_a_read_larger_than_the_cache_says_so(caches: Caches, server: FakeTransfers) -> None:
     cache = caches.open(limit=3 * BLOCK)
     reader = cache.open(server.add("a", FILE, digest=False))
@@ -140,6 +158,7 @@ def test_the_disk_keeps_its_free_room(caches: Caches, server: FakeTransfers, mon
     cache = caches.open(min_free=4 * BLOCK)
     a, b = server.add("a", FILE), server.add("b", FILE[::-1])
     read_all(cache, a)
+    wait_until(lambda: not cache._table.entries(), "the threads to be done with it")
     assert cache.free_bytes() == 2 * BLOCK
     assert read_all(cache, b) == FILE[::-1]
     assert states(cache, a.key, b.key) == ["remote", "verified"]

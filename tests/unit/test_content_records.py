@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +63,23 @@ def test_removing_an_old_file_leaves_the_content_that_came_after_it(database: Re
     assert database.get("a") == newer
     database.flush()
     assert in_database(tmp_path) == {"a": newer}
+
+
+def test_a_flush_in_the_middle_of_a_question_brings_nothing_back(
+    database: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evicted content was found again for a moment, and its bytes counted as gone twice."""
+    database.begin(A)
+    database.remove("a", A.file)
+    select = database._select
+
+    def slow(query: str, parameters: Iterable[object] = ()) -> list[tuple[object, ...]]:
+        rows = select(query, parameters)
+        database.flush()
+        return rows
+
+    monkeypatch.setattr(database, "_select", slow)
+    assert database.get("a") is None
 
 
 def test_the_least_recently_used_come_first_and_the_spared_not_at_all(database: Records) -> None:

@@ -1,14 +1,10 @@
-"""What is left when the program was closed or killed, or the machine lost power.
-
-A killed program is a copy of its folder, taken while it runs: SQLite's log and the page cache outlive a process.
-"""
+"""What is left when the program was closed or killed, or the machine lost power."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +14,7 @@ from runicornfs.content import records
 from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.sparse import SparseFiles
-from tests.fake_transfers import Caches, FakeTransfers, content_of, counted, disk_bytes, read_all
+from tests.fake_transfers import Caches, FakeTransfers, content_of, copy_as_killed, counted, disk_bytes, read_all
 from tests.waiting import wait_until
 
 FILE = content_of(20 * BLOCK + 100)
@@ -35,10 +31,10 @@ def caches(tmp_path: Path, server: FakeTransfers) -> Iterator[Caches]:
         yield caches
 
 
-def kill(caches: Caches, tmp_path: Path) -> Caches:
-    """The folder as a killed program leaves it, for another one."""
+def kill(cache: ContentCache, caches: Caches, tmp_path: Path) -> Caches:
+    """The folder as the killed program leaves it, for another one."""
     copy = tmp_path / "killed"
-    subprocess.run(["cp", "-a", "--sparse=always", caches.folder, copy], check=True)
+    copy_as_killed(cache, caches.folder, copy)
     return Caches(copy, caches.transfers)
 
 
@@ -90,7 +86,7 @@ def test_a_killed_program_loses_only_the_record_of_its_last_moments(
     reader = cache.open(identity)
     reader.read(3 * BLOCK, 2 * BLOCK)
     cache._flusher.flush()
-    with kill(caches, tmp_path) as killed:
+    with kill(cache, caches, tmp_path) as killed:
         cache = killed.open()
         assert cache.cached_bytes([identity.key])[identity.key] == (2 * BLOCK, "partial")
         again = cache.open(identity)
@@ -111,7 +107,7 @@ def test_blocks_that_were_written_but_not_recorded_give_their_space_back(
     cache._flusher.flush()
     monkeypatch.setattr(cache._flusher, "mark", lambda entry: None)
     reader.read(10 * BLOCK, 8 * BLOCK)
-    with kill(caches, tmp_path) as killed:
+    with kill(cache, caches, tmp_path) as killed:
         assert disk_bytes(killed.folder) >= 9 * BLOCK
         cache = killed.open()
         assert disk_bytes(killed.folder) == BLOCK
@@ -128,7 +124,7 @@ def test_what_a_power_cut_can_have_torn_is_dropped(
     reader = cache.open(identity)
     reader.read(3 * BLOCK, BLOCK)
     cache._flusher.flush()
-    with kill(caches, tmp_path) as killed:
+    with kill(cache, caches, tmp_path) as killed:
         other_boot(monkeypatch)
         cache = killed.open()
         assert cache.cached_bytes([identity.key])[identity.key] == (0, "remote")
@@ -145,7 +141,7 @@ def test_what_was_fsynced_survives_a_power_cut(
     cache = caches.open()
     read_all(cache, identity)
     wait_until(lambda: [boot for _, _, boot in rows(caches.folder)] == [None], "the fsync")
-    with kill(caches, tmp_path) as killed:
+    with kill(cache, caches, tmp_path) as killed:
         other_boot(monkeypatch)
         cache = killed.open()
         assert cache.cached_bytes([identity.key])[identity.key] == (len(FILE), "verified")
@@ -166,7 +162,7 @@ def test_a_content_that_is_written_to_again_is_not_settled_any_more(
         reader.read(block * BLOCK, BLOCK)
     ((_, _, boot),) = rows(caches.folder)
     assert boot is not None
-    with kill(caches, tmp_path) as killed:
+    with kill(cache, caches, tmp_path) as killed:
         cache = killed.open()
         assert read_all(cache, identity) == content_of(40 * BLOCK)
     reader.close()

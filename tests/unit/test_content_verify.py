@@ -201,7 +201,7 @@ def test_a_file_larger_than_the_cache_is_checked_from_what_an_earlier_start_has_
     server.corrupt["a"] = 1
     cache = caches.open(limit=20 * BLOCK)
     reader = cache.open(identity)
-    read_on(reader, 15 * BLOCK)
+    read_on(reader, 8 * BLOCK)
     cache.close()
     cache = caches.open(limit=20 * BLOCK)
     reader = cache.open(identity)
