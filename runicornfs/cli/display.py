@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from pydantic import ByteSize
 from tqdm import tqdm
+
+
+# Who waits no longer than this needs no bar.
+QUICK_S = 1.0
 
 
 class Progress(Protocol):
@@ -31,26 +35,22 @@ class SyncDisplay:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._bar = tqdm(
-            desc="syncing metadata",
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            leave=False,
-            disable=not sys.stderr.isatty(),
-            file=sys.stderr,
-        )
+        self._bar: tqdm[NoReturn] | None = None
 
     def show(self, progress: Progress) -> None:
+        if time.monotonic() - self._started < QUICK_S or not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = tqdm(desc="syncing metadata", unit="B", unit_scale=True, leave=False, file=sys.stderr)
         self._bar.total = progress.total_bytes or None
-        self._bar.set_postfix_str(
-            f"{progress.synced_files}/{progress.total_files} files  {(progress.current_file or '')[-50:]}",
-            refresh=False,
-        )
-        self._bar.update(progress.synced_bytes - self._bar.n)
+        files = f"{progress.synced_files}/{progress.total_files} files"
+        self._bar.set_postfix_str(f"{files}  {(progress.current_file or '')[-50:]}", refresh=False)
+        self._bar.n = progress.synced_bytes
+        self._bar.refresh()  # also where nothing has moved: a large document takes its time
 
     def finish(self, progress: Progress) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         seconds = time.monotonic() - self._started
         print(
             f"synced {progress.synced_files} metadata files ({size(progress.synced_bytes)}) in {seconds:.1f} s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import sys
 import threading
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
     """A daemon that runs as long as the context: connected, synced, mounted. Raises what stands in the way, and Stopped
     where the end is wished before it is ready."""
     check_fuse(options.mount_options.allow_other)
+    _allow_many_files()
     with ExitStack() as stack:
         try:
             daemon = _start(stack, options, stop)
@@ -170,6 +172,12 @@ def _workspace(
     if options.sync_interval:
         syncer.every(options.sync_interval)
     return workspace
+
+
+def _allow_many_files() -> None:
+    """Every file that a program has open in the mount costs us a descriptor; 1,024, the usual limit, is soon reached."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _first_sync(workspace: Workspace, stop: Stop) -> None:

@@ -138,7 +138,7 @@ class Callbacks:
         handle, keep = self._operations.open_file(path[1:])
         file.fh = handle.number
         file.direct_io = not handle.paged
-        file.keep_cache = handle.paged and keep
+        file.keep_cache = handle.paged and keep and LIBFUSE_3  # what cannot be dropped may not be kept
         if not handle.paged and self._operations.handles.any_split:
             self._kernel.keep_attributes(False)
 

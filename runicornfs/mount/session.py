@@ -15,7 +15,7 @@ from pathlib import Path
 
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.content.contents import Contents
-from runicornfs.errors import MountUnavailable, Refused
+from runicornfs.errors import InvalidInput, MountUnavailable, Refused
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.operations import StoreOperations
 from runicornfs.mount.options import MountOptions
@@ -78,17 +78,22 @@ class Mount:
     def stop(self) -> None:
         """Unmounts; a mount that is in use leaves the tree at once and ends with its last user or this process."""
         if not self.ended.is_set():
-            try:
-                mountpoints.unmount(self.mountpoint)
-            except Refused as refused:
-                log.warning("%s", refused)
-                mountpoints.unmount(self.mountpoint, lazy=True)
-            else:
-                self.ended.wait(READY_TIMEOUT_S)
+            self._unmount()
         self._queue.put(END)
         self._notifier.join()
         if self.ended.is_set():
             self._operations.close()
+
+    def _unmount(self) -> None:
+        try:
+            mountpoints.unmount(self.mountpoint)
+        except Refused as refused:
+            log.warning("%s", refused)
+            mountpoints.unmount(self.mountpoint, lazy=True)
+        except InvalidInput as moved:  # the folder was renamed under the mount: it ends with this process
+            log.warning("%s", moved)
+        else:
+            self.ended.wait(READY_TIMEOUT_S)
 
     def _drop_later(self, path: str) -> None:
         def drop() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import random
 import signal
 import subprocess
@@ -14,8 +13,9 @@ import pytest
 
 from runicornfs.demo.sshd import PrivateSshd
 from tests.conftest import MakeRelay
-from tests.integration.test_connecting import Attempt, drain, read_until
+from tests.integration.test_connecting import CTRL_C, Attempt
 from tests.mounts import PATIENCE_S, source_of
+from tests.terminals import on_terminal
 from tests.waiting import wait_until
 
 
@@ -58,19 +58,9 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(attempt: Attempt, rela
 
 
 def test_ctrl_c_answers_the_question_about_a_host_key(attempt: Attempt) -> None:
-    master, terminal = pty.openpty()
     options = [*attempt.with_key(), "--known-hosts", str(attempt.folder / "asked")]
-    with subprocess.Popen(
-        ["setsid", "--ctty", *attempt.command(attempt.source(), *options)],
-        env=attempt.environment(),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-    ) as process:
-        os.close(terminal)
-        read_until(master, b"[y/N]")
-        os.write(master, b"\x03")
-        drain(master)
-        assert process.wait(PATIENCE_S) == 1
-        os.close(master)
+    with on_terminal(attempt.command(attempt.source(), *options), attempt.environment()) as terminal:
+        terminal.read_until(b"[y/N]")
+        terminal.type(CTRL_C)
+        assert terminal.wait() == 1
     assert not (attempt.folder / "asked").exists()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import subprocess
 import sys
 import time
@@ -16,7 +14,9 @@ import pytest
 from runicornfs.demo.sshd import PrivateSshd
 from tests.conftest import MountStore
 from tests.mounts import PATIENCE_S, Mounted, source_of
+from tests.terminals import on_terminal
 
+CTRL_C = b"\x03"
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
@@ -107,31 +107,14 @@ def test_a_changed_host_key_is_refused_whatever_was_accepted(attempt: Attempt, t
 @pytest.mark.parametrize(("answer", "accepted"), [(b"y\n", True), (b"n\n", False)])
 def test_on_a_terminal_an_unknown_key_is_asked_about(attempt: Attempt, answer: bytes, accepted: bool) -> None:
     known_hosts = attempt.folder / "asked"
-    options = [*attempt.with_key(), "--known-hosts", str(known_hosts)]
-    master, terminal = pty.openpty()
-    with subprocess.Popen(
-        attempt.command(attempt.source(), *options),
-        env=attempt.environment(),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-    ) as process:
-        os.close(terminal)
-        try:
-            said = read_until(master, b"[y/N]")
-            assert attempt.sshd.host_key_fingerprint.encode() in said
-            os.write(master, answer)
-            if accepted:
-                read_until(master, b"mounted ")
-                process.terminate()
-            else:
-                read_until(master, b"not known")
-        finally:
-            drain(master)
-            process.wait(PATIENCE_S)
-            os.close(master)
-        assert process.returncode == (0 if accepted else 1)
+    command = attempt.command(attempt.source(), *attempt.with_key(), "--known-hosts", str(known_hosts))
+    with on_terminal(command, attempt.environment()) as terminal:
+        assert attempt.sshd.host_key_fingerprint.encode() in terminal.read_until(b"[y/N]")
+        terminal.type(answer)
+        if accepted:
+            terminal.read_until(b"mounted ")
+            terminal.type(CTRL_C)
+        assert terminal.wait() == (0 if accepted else 1)
     assert known_hosts.exists() == accepted
 
 
@@ -206,27 +189,3 @@ def test_a_mount_point_with_something_in_it_is_refused(attempt: Attempt) -> None
     (attempt.folder / "mount" / "mine").touch()
     said = attempt.fails(attempt.source(), *attempt.with_key(), *attempt.with_known_hosts())
     assert "not empty" in said
-
-
-def read_until(terminal: int, expected: bytes) -> bytes:
-    """What a terminal shows, up to and with `expected`."""
-    seen = b""
-    deadline = time.monotonic() + PATIENCE_S
-    while expected not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"waited for {expected!r}, saw {seen!r}"
-        try:
-            seen += os.read(terminal, 4096)
-        except OSError:
-            raise AssertionError(f"ended before {expected!r}: {seen!r}") from None
-    return seen
-
-
-def drain(terminal: int) -> None:
-    """Lets the program on the terminal write what it still has to say, up to its end."""
-    while select.select([terminal], [], [], PATIENCE_S)[0]:
-        try:
-            if not os.read(terminal, 4096):
-                return
-        except OSError:
-            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from runicornfs.demo import sshd as sshd_module
 from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.errors import Refused
+from tests.waiting import wait_until
 
 
 def ssh(server: PrivateSshd, command: str, *options: str) -> list[str]:
@@ -77,6 +79,23 @@ def test_its_folder_is_private_and_goes_at_the_end() -> None:
 def test_a_connection_ends_with_its_server(own_sshd: PrivateSshd, session: subprocess.Popen[str], how: str) -> None:
     getattr(own_sshd, how)()
     assert session.wait() == 255
+
+
+def test_a_program_that_outlived_its_connection_ends_too(own_sshd: PrivateSshd, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    subprocess.run(ssh(own_sshd, f"sleep 1000 >/dev/null 2>&1 & echo $! > {file}"), check=True)
+    pid = int(file.read_text())
+    os.kill(pid, 0)
+    own_sshd.stop()
+    wait_until(lambda: not is_running(pid), "the end of the program")
+
+
+def is_running(pid: int) -> bool:
+    """A zombie does not run."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_sessions_can_be_dropped_while_it_goes_on(own_sshd: PrivateSshd, session: subprocess.Popen[str]) -> None:

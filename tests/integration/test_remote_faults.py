@@ -57,7 +57,7 @@ def server(sshd: PrivateSshd, line: Relay, root: Path, caplog: pytest.LogCapture
     threads = threading.active_count()
     with server_at(sshd, root, port=line.port, timeouts=QUICK) as server:
         yield server
-    assert threading.active_count() <= threads
+    wait_until(lambda: threading.active_count() <= threads, "all threads to end")
 
 
 class After:
