@@ -10,7 +10,6 @@ from typing import NoReturn, Protocol
 from pydantic import ByteSize
 from tqdm import tqdm
 
-
 # Who waits no longer than this needs no bar.
 QUICK_S = 1.0
 

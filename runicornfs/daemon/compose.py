@@ -175,7 +175,7 @@ def _workspace(
 
 
 def _allow_many_files() -> None:
-    """Every file that a program has open in the mount costs us a descriptor; 1,024, the usual limit, is soon reached."""
+    """A file that a program has open in the mount costs us a descriptor; 1,024, the usual limit, is soon reached."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

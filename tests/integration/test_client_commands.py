@@ -6,14 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
 from tests.conftest import MountStore
 from tests.mounts import Mounted
 from tests.waiting import wait_until
+
+
+@pytest.fixture
+def api(mounted: Mounted) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=mounted.api, trust_env=False) as client:
+        yield client
 
 
 def test_umount_ends_the_daemon(mounted: Mounted) -> None:
@@ -98,8 +106,7 @@ def test_sync_says_what_it_did(store_writer: StoreWriter, mount_store: MountStor
     assert "synced 3 metadata files" in mounted.run("sync").stderr
 
 
-def test_the_api_answers_as_described(mounted: Mounted) -> None:
-    api = httpx.Client(base_url=mounted.api, trust_env=False)
+def test_the_api_answers_as_described(api: httpx.Client) -> None:
     health = api.get("/api/health").json()
     assert (health["status"], health["cache"]["size_bytes"]) == ("ok", 0)
     artifacts = api.get("/api/artifacts", params={"type": "model"}).json()
@@ -119,8 +126,7 @@ def test_the_api_answers_as_described(mounted: Mounted) -> None:
     assert api.post("/api/remote/sync").json()["ok"] is True
 
 
-def test_the_api_refuses_with_one_shape(mounted: Mounted) -> None:
-    api = httpx.Client(base_url=mounted.api, trust_env=False)
+def test_the_api_refuses_with_one_shape(api: httpx.Client) -> None:
     refusals = {
         "/api/artifacts/resnet50/versions": (409, "ambiguous_type"),
         "/api/artifacts/nothing/versions": (404, "not_found"),
