@@ -211,5 +211,3 @@ def _ask(unknown: UnknownHostKey) -> bool:
             f"  {unknown.fingerprint}\nIs it the right one, and shall it be added to known_hosts?",
             err=True,
         )
-
-

@@ -33,7 +33,8 @@ SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 # As root sshd insists on this empty folder, which only its own service makes.
 PRIVILEGE_SEPARATION_FOLDER = Path("/run/sshd")
 
-# The first value that sshd reads for an option counts, so a caller's own lines stand before these.
+# The first value that sshd reads for an option counts, so a caller's own lines stand before these. HOME keeps a shell
+# from reading the user's own start-up files: they may be slow, and a session that is killed in one leaves what it left.
 CONFIG = """\
 ListenAddress 127.0.0.1
 Port {port}
@@ -53,6 +54,7 @@ PrintLastLog no
 UseDNS no
 AllowAgentForwarding no
 X11Forwarding no
+SetEnv HOME="{folder}"
 MaxStartups 100
 MaxSessions 50
 LogLevel VERBOSE
@@ -156,7 +158,7 @@ class PrivateSshd:
     def drop_sessions(self) -> None:
         """Ends the sessions there are; the server goes on and takes new ones."""
         if self._process is not None and self.running:
-            _kill_all(_descendants(self._process.pid), signal.SIGKILL)
+            _kill_all(_descendants(self._process.pid) | _programs_of(self.port), signal.SIGKILL)
 
     def close(self) -> None:
         """Stops the server; removes its folder if it was a temporary one."""
@@ -223,7 +225,7 @@ class PrivateSshd:
             return
         # Stopped, the server forks no further session between our look at its children and its end.
         process.send_signal(signal.SIGSTOP)
-        sessions = _descendants(process.pid)
+        sessions = _descendants(process.pid) | _programs_of(self.port)
         _kill_all(sessions, gently)
         deadline = time.monotonic() + 1.0  # a session that was asked to end and has not is ended
         while time.monotonic() < deadline and any(_is_alive(pid) for pid in sessions):
@@ -262,8 +264,8 @@ def _parents() -> dict[int, int]:
             try:
                 with open(f"/proc/{entry}/stat", "rb") as file:
                     state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+            except OSError:
+                continue  # it has ended, or it is hidden from us
             if state != b"Z":
                 parents[int(entry)] = int(parent)
     return parents
@@ -277,6 +279,19 @@ def _descendants(ancestor: int) -> set[int]:
     while newest:
         newest = {pid for pid, parent in parents.items() if parent in newest}
         found |= newest
+    return found
+
+
+def _programs_of(port: int) -> set[int]:
+    """Programs that were started through a server on this port. They outlive a connection that was cut."""
+    found = set()
+    for pid in _parents():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # somebody else's, or it has ended
+        if any(line.startswith(b"SSH_CONNECTION=") and line.endswith(b" %d" % port) for line in environment):
+            found.add(pid)
     return found
 
 

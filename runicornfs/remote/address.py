@@ -19,6 +19,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_A_HOST = re.compile(r"[\s/\\@,\"'`$;|&<>(){}*?!#\[\]]")  # what a shell or known_hosts reads as more than a name
 
+_SCP_LIKE = re.compile(
+    r"(?:(?P<user>[^:/\[\]]*)@)?(?:\[(?P<address>[^/\]]*)\]|(?P<host>[^:/@\[\]]*)):(?P<root>.*)", re.S
+)
 _NOT_IN_A_USER = re.compile(r"[\s/:\[\]]")  # what would end the user's part of a source
 
 
@@ -123,17 +126,14 @@ def check_root(root: str) -> str:
 
 
 def _parse_scp_like(text: str) -> RemoteSource:
-    if "@[" in text.partition("]")[0] or text.startswith("["):
-        before, bracket, rest = text.partition("]:")
-        user_part, _, host = before.rpartition("[")
-        if not bracket or (user_part and not user_part.endswith("@")):
-            raise InvalidInput(f"The source {text!r} has an address in brackets without ']:' after it.")
-        user = check_user(user_part[:-1]) if user_part else None
-    else:
-        before, _, rest = text.partition(":")
-        user_part, at, host = before.rpartition("@")
-        user = check_user(user_part) if at else None
-    return RemoteSource(check_host(host), check_root(rest), user)
+    parts = _SCP_LIKE.fullmatch(text)
+    if parts is None:
+        raise InvalidInput(
+            f"The source {text!r} is not of the form [user@]host:/absolute/root, with an IPv6 address in brackets."
+        )
+    user = parts["user"]
+    host = parts["host"] if parts["address"] is None else parts["address"]
+    return RemoteSource(check_host(host), check_root(parts["root"]), user if user is None else check_user(user))
 
 
 def _parse_url(text: str) -> RemoteSource:

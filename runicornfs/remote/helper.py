@@ -35,6 +35,7 @@ BANNER_LIMIT = 1024 * 1024
 BANNER_TAIL = 500  # bytes of it that are kept: enough for a message, and more than the marker
 # A path has at most 4096 bytes, written with escapes of six characters each at worst.
 HEADER_LIMIT = 64 * 1024
+TIMEOUT_S = 30.0  # a busy server may take its time to start Python; after that the helper shows that it is alive
 CHUNK = 256 * 1024  # bytes asked of the channel, and bytes decompressed, at a time
 KINDS = {
     helper_program.DOCUMENT: ObservedKind.DOCUMENT,
@@ -82,7 +83,7 @@ def scan_server(server: Server, root: str, known: Known) -> Iterator[Event]:
     Raises StoreUnusable where there is no store or no Python, ServerError where the line or the answer is bad.
     """
     marker = f"runicornfs-{secrets.token_hex(16)}\n"
-    with server.exec(COMMAND) as channel:
+    with server.exec(COMMAND, timeout=TIMEOUT_S) as channel:
         sender = threading.Thread(target=_send, args=(channel, root, marker, known), name="helper-request", daemon=True)
         sender.start()
         try:
@@ -204,7 +205,9 @@ def _events(frames: Frames) -> Iterator[Event]:
 
 
 def _event(kind: int, fields: list[Any]) -> Iterator[Event]:
-    """The typed event of one frame; a path that may not be one becomes a notice."""
+    """The typed event of one frame, if it has one; a path that may not be one becomes a notice."""
+    if kind == helper_program.ALIVE:
+        return
     if kind == helper_program.PLAN:
         documents, size_bytes = fields
         yield Plan(_count(documents), _count(size_bytes))

@@ -19,6 +19,7 @@ import re
 import stat
 import struct
 import sys
+import time
 import zlib
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without loading typing on the server
@@ -47,10 +48,12 @@ DOCUMENT_LIMIT = 256 * 1024 * 1024
 # So many warnings tell the story; a store with more broken files should not cost memory for each.
 WARNINGS_LIMIT = 1000
 # Kinds of frames on the wire; `runicornfs.remote.helper` reads them.
-DOCUMENT, FILE, DIRECTORY, GONE, WARNING, PLAN, END, FAILED = range(1, 9)
+DOCUMENT, FILE, DIRECTORY, GONE, WARNING, PLAN, END, FAILED, ALIVE = range(1, 10)
 FRAME = struct.Struct(">BII")  # kind, length of the header (a JSON list), length of the body
 ENTRY = struct.Struct(">HB")  # in the list of what is known: length of the path, length of the token
 DIRECTORY_TOKEN = b"d"
+# A long walk over a slow disk in which nothing changed has nothing to tell: this often it says that it is at work.
+ALIVE_EVERY_S = 2.0
 VERSION_FOLDER = re.compile(rb"v[1-9][0-9]{0,8}")
 
 
@@ -79,6 +82,7 @@ class Scan:
         self.unreadable: list[bytes] = []  # folders that could not be listed: nothing below them counts as gone
         self.postponed: list[tuple[bytes, int]] = []  # documents to send once their number is known
         self.warnings = 0
+        self.told = time.monotonic()
 
     def events(self) -> Iterator[Event]:
         """Yields `(kind, …)`, lists and indexes first, then a PLAN with the totals, then all other documents."""
@@ -169,6 +173,9 @@ class Scan:
 
     def entries(self, folder: bytes) -> Generator[Event, None, Entries]:
         """Returns the entries of a folder, sorted; one that cannot be listed has none and is remembered."""
+        if time.monotonic() - self.told > ALIVE_EVERY_S:
+            self.told = time.monotonic()
+            yield (ALIVE,)
         try:
             with os.scandir(self.local(folder)) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
@@ -212,9 +219,7 @@ class Scan:
             if self.unseen.pop(path, None) != token:
                 yield (FILE, path, token, status.st_size, status.st_mtime_ns)
 
-    def status(
-        self, path: bytes, entry: os.DirEntry[bytes]
-    ) -> Generator[Event, None, os.stat_result | None]:
+    def status(self, path: bytes, entry: os.DirEntry[bytes]) -> Generator[Event, None, os.stat_result | None]:
         """Returns the status of a regular file, None for anything else; what cannot be asked keeps its old state."""
         try:
             status = entry.stat(follow_symlinks=False)
@@ -286,7 +291,7 @@ class FrameWriter:
         for part in (FRAME.pack(kind, len(text), len(body)), text, body):
             self.output.write(self.compressor.compress(part))
             self.pending += len(part)
-        if self.pending >= self.FLUSH_EVERY:
+        if self.pending >= self.FLUSH_EVERY or kind == ALIVE:
             self.output.write(self.compressor.flush(zlib.Z_SYNC_FLUSH))
             self.output.flush()
             self.pending = 0
@@ -319,6 +324,8 @@ def read_known(stream: BinaryIO, size: int) -> dict[bytes, bytes]:
 def header_of(event: Event) -> list[str | int]:
     """The fields of an event as JSON takes them: paths as text with escapes, tokens in hexadecimal."""
     kind = event[0]
+    if kind == ALIVE:
+        return []
     if kind == PLAN:
         return [event[1], event[2]]
     if kind == WARNING:

@@ -60,6 +60,7 @@ class Lifeline(Generic[L]):
         self._link: L | None = None
         self._attempt: socket.socket | None = None  # of an attempt that runs; shutting it down ends it
         self._given_up = False  # an attempt to reconnect has failed since the line was lost
+        self._announced = 0  # the epoch whose first link all listeners know of
         self._epoch = 0  # raised by `close`: whoever began in an earlier one gives up
         self._keeper: threading.Thread | None = None
 
@@ -98,15 +99,23 @@ class Lifeline(Generic[L]):
             except BaseException as error:
                 self._enter("disconnected", epoch, error if isinstance(error, RunicornFSError) else None)
                 raise
-            keeper = threading.Thread(target=self._keep, args=(link, epoch, began), name="runicornfs-line", daemon=True)
             with self._changed:
-                if epoch == self._epoch:
-                    self._link, self._keeper = link, keeper
-                    keeper.start()
-            if link is not self._link:
+                current = epoch == self._epoch
+                if current:
+                    self._link = link
+                    self._keeper = threading.Thread(
+                        target=self._keep, args=(link, epoch, began), name="runicornfs-line", daemon=True
+                    )
+                    self._keeper.start()
+            if not current:
                 link.close()
                 raise Unreachable(f"The connection to {self._name} was closed while it was being made.")
-            self._enter("connected", epoch)
+            try:
+                self._enter("connected", epoch)
+            finally:
+                with self._changed:
+                    self._announced = epoch
+                    self._changed.notify_all()
 
     def usable(self) -> L:
         """The link, if need be after waiting for the first attempt to reconnect. Raises Unreachable."""
@@ -167,7 +176,9 @@ class Lifeline(Generic[L]):
                     self._attempt = None
 
     def _keep(self, link: L, epoch: int, began: float) -> None:
-        """The keeper's thread."""
+        """The keeper's thread. It says nothing of the link before `connect` has said that it is there."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._announced == epoch or epoch != self._epoch)
         try:
             self._keep_alive(link, epoch, began)
         except Exception as error:

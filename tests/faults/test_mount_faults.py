@@ -211,9 +211,7 @@ def test_a_sync_that_breaks_off_changes_nothing_and_is_resumed(
     assert line.stats().down - before > 0
 
 
-def test_ctrl_c_ends_a_mount_that_is_in_use(
-    store_writer: StoreWriter, mount_store: MountStore
-) -> None:
+def test_ctrl_c_ends_a_mount_that_is_in_use(store_writer: StoreWriter, mount_store: MountStore) -> None:
     store_writer.add_version("model", "net", {"a.bin": b"a" * 1000})
     mounted = mount_store(store_writer.root)
     mounted.expect_log("in use")

@@ -25,7 +25,6 @@ READ_AHEAD_BOUND = 64 * MIB
 
 def cache(mounted: Mounted) -> dict[str, int]:
 
-
     answer: dict[str, int] = json.loads(mounted.run("cache", "status", "--json").stdout)
     return answer
 
@@ -167,8 +166,6 @@ def test_twenty_thousand_files_and_a_manifest_of_a_hundred_thousand(
 
 
 def resident_bytes(pid: int) -> int:
-    (line,) = (
-        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")
-    )
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:"))
     print(f"most that was resident: {line}", file=sys.stderr)
     return int(line.split()[1]) * 1024

@@ -121,8 +121,9 @@ def test_the_same_bytes_in_two_versions_are_fetched_once(
 
 def test_tools_read_it_like_any_folder(mounted: Mounted, sample_store: Path, tmp_path: Path) -> None:
     top, path = mounted.mountpoint, f"{RESNET}/v3"
-    assert output("md5sum", top / path / "files/model.pth").split()[0] == (
-        output("md5sum", sample_store / path / "files/model.pth").split()[0]
+    assert (
+        output("md5sum", top / path / "files/model.pth").split()[0]
+        == (output("md5sum", sample_store / path / "files/model.pth").split()[0])
     )
     output("cp", "-r", top / "artifacts/dataset", tmp_path / "copy")
     output("diff", "-r", sample_store / "artifacts/dataset/cifar-mini/v1", tmp_path / "copy/cifar-mini/v1")

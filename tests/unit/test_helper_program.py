@@ -175,6 +175,13 @@ def test_older_stores_with_runs_and_sweeps_at_the_root(tmp_path: Path) -> None:
     assert paths(found, DIRECTORY) == ["runs/r1", "sweeps", "sweeps/s1"]
 
 
+def test_a_long_walk_shows_that_it_is_alive(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = state(events(root))
+    monkeypatch.setattr(helper_program, "ALIVE_EVERY_S", 0.0)
+    found = events(root, known)
+    assert {event[0] for event in found} == {helper_program.ALIVE, PLAN}
+
+
 def test_names_in_odd_encodings_survive(tmp_path: Path) -> None:
     odd = os.path.join(os.fsencode(tmp_path), b"p", b"e", b"runs", b"r\xff\n 1")
     os.makedirs(odd)

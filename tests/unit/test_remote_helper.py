@@ -43,6 +43,7 @@ def test_frames_become_typed_events() -> None:
         (helper_program.DIRECTORY, ["p/e/runs/r", "64"], b""),
         (helper_program.GONE, ["p/e/runs/old"], b""),
         (helper_program.WARNING, ["p/x", "is odd"], b""),
+        (helper_program.ALIVE, [], b""),
         (helper_program.PLAN, [3, 4000], b""),
     )
     assert events(data) == [

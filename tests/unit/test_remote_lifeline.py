@@ -220,6 +220,24 @@ def test_closing_wakes_who_waits_for_the_line(
     assert len(errors) == 1
 
 
+def test_a_link_that_breaks_while_it_is_being_announced_is_replaced(
+    line: Lifeline[FakeLink], door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    states: list[State] = []
+
+    def cut_the_first(state: State) -> None:
+        states.append(state)
+        if states == ["connecting", "connected"]:
+            door.links[0].close()
+            door.outcomes.put(None)
+
+    line.on_state(cut_the_first)
+    connected(line, door)
+    wait_until(lambda: len(states) == 4, "the second link")
+    assert states == ["connecting", "connected", "reconnecting", "connected"]
+    assert line.usable() is door.links[1]
+
+
 def test_a_listener_that_fails_harms_nobody(
     line: Lifeline[FakeLink], door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
