@@ -59,3 +59,11 @@ install_project() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}" >&2
     echo "$wanted" | tee .venv/installed ${extra:+".venv/installed-$extra"} >/dev/null
 }
+
+# PyTorch, for the tests of what it reads: only the CPU build, since the others bring gigabytes. pip finds it where it is
+# told to look, with --find-links or an index of CPU builds in its configuration.
+install_torch() {
+    .venv/bin/python -c 'import torch' 2>/dev/null && return
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: 'torch==2.13.0+cpu' 2>/dev/null ||
+        echo "pip finds no CPU build of PyTorch here, so the tests that load with it are skipped (see README)." >&2
+}

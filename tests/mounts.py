@@ -58,12 +58,12 @@ class Mounted:
 
     def wait(self) -> None:
         """Returns once the store is mounted; fails the test if the daemon ends or takes too long."""
-        line = f" on {self.mountpoint}"
+        line = f"mounted {self.source} on {self.mountpoint}"
 
         def is_ready() -> bool:
             if self.process.poll() is not None:
                 pytest.fail(f"runicornfs ended with status {self.process.returncode}:\n{self.log()}", pytrace=False)
-            return any(said.endswith(line) for said in self._output.read_text().splitlines())
+            return line in self._output.read_text().splitlines()
 
         wait_until(is_ready, f"a mount of {self.source}")
         self._started = True

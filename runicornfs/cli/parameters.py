@@ -32,10 +32,23 @@ class ApiAddress:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A store as it was typed, which is how a person and a script recognise it, and what that means."""
+
+    text: str
+    store: RemoteSource | LocalSource
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Raises InvalidInput."""
+        return cls(text, parse_source(text))
+
+
+@dataclass(frozen=True)
 class LaunchOptions:
     """Everything `mount` was told. Sizes in bytes, the interval in seconds (0: never)."""
 
-    source: RemoteSource | LocalSource
+    source: Source
     mountpoint: Path
     port: int | None
     identities: tuple[Path, ...]
@@ -86,7 +99,7 @@ def parse_api(text: str) -> ApiAddress:
     return ApiAddress(host, int(port), named=True)
 
 
-SOURCE = Parsed("source", parse_source)
+SOURCE = Parsed("source", Source.parse)
 SIZE = Parsed("size", parse_size)
 API = Parsed("host:port", parse_api)
 MOUNT_OPTIONS = Parsed("opt[,opt…]", MountOptions.parse)

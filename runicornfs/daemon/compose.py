@@ -79,15 +79,16 @@ def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
         except RunicornFSError:
             stop.check()  # what was cut short fails in some way of its own
             raise
-        print(f"mounted {daemon.workspace.source} on {daemon.mount.mountpoint}", flush=True)
+        print(f"mounted {options.source.text} on {options.mountpoint}", flush=True)
         yield daemon
 
 
 def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
-    if isinstance(options.source, LocalSource):
-        workspace = _local(stack, options, options.source)
+    store = options.source.store
+    if isinstance(store, LocalSource):
+        workspace = _local(stack, options, store)
     else:
-        workspace = _remote(stack, options, options.source, stop)
+        workspace = _remote(stack, options, store, stop)
     api = None
     if options.api is not None:
         server = ApiServer(create_app(workspace), options.api)
@@ -132,7 +133,7 @@ def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource, stop
     contents = ContentCache(folder.content, server, options.cache_size, min_free)
     stack.callback(contents.close)
     scan = partial(scan_server, server, source.root)
-    workspace = _workspace(stack, str(host.address(source.root)), folder, catalog, contents, scan, options, server)
+    workspace = _workspace(stack, options.source.text, folder, catalog, contents, scan, options, server)
     contents.on_dropped(lambda key: workspace.content_dropped(catalog.paths_of(bytes.fromhex(key))))
     return workspace
 

@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from runicornfs.cli import display
-from runicornfs.cli.parameters import ApiAddress, LaunchOptions
+from runicornfs.cli.parameters import ApiAddress, LaunchOptions, Source
 from runicornfs.daemon.compose import Daemon, running
 from runicornfs.daemon.stop import Stop
 from runicornfs.demo.samplestore import write_sample_store
 from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.mount.mountpoint import check_fuse
 from runicornfs.mount.options import MountOptions
-from runicornfs.remote.address import RemoteSource
 
 CACHE_SIZE = 1024**3  # bytes; the demo store has less
 TREE_DEPTH = 4  # folders below the mount that the listing shows
@@ -34,7 +33,7 @@ def run_demo(mountpoint: Path | None, once: bool) -> None:
         say("Starting a private SSH server on loopback …")
         sshd = stack.enter_context(PrivateSshd(folder / "sshd"))
         options = LaunchOptions(
-            source=RemoteSource("127.0.0.1", str(root), sshd.user, sshd.port),
+            source=Source.parse(f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{root}"),
             mountpoint=mountpoint or folder / "mount",
             port=None,
             identities=(sshd.identity,),

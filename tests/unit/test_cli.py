@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runicornfs.cli.commands import Launchers, cli
-from runicornfs.cli.parameters import ApiAddress, LaunchOptions, parse_api, parse_size
+from runicornfs.cli.parameters import ApiAddress, LaunchOptions, Source, parse_api, parse_size
 from runicornfs.errors import InvalidInput, Refused
 from runicornfs.remote.address import LocalSource, RemoteSource
 
@@ -44,7 +44,7 @@ def options_of(launched: Launched, *arguments: str) -> LaunchOptions:
 
 def test_a_mount_takes_a_server_and_a_folder(launched: Launched) -> None:
     options = options_of(launched, "ann@gpu:/data", "/mnt/x")
-    assert options.source == RemoteSource("gpu", "/data", "ann", None)
+    assert options.source == Source("ann@gpu:/data", RemoteSource("gpu", "/data", "ann", None))
     assert options.mountpoint == Path("/mnt/x")
     assert options.api == ApiAddress("127.0.0.1", 23300, named=False)
     assert options.cache_size == 10 * 1024**3
@@ -52,7 +52,7 @@ def test_a_mount_takes_a_server_and_a_folder(launched: Launched) -> None:
 
 
 def test_a_mount_takes_a_folder_of_this_machine(launched: Launched) -> None:
-    assert options_of(launched, "/srv/runicorn", "/mnt/x").source == LocalSource(Path("/srv/runicorn"))
+    assert options_of(launched, "/srv/runicorn", "/mnt/x").source.store == LocalSource(Path("/srv/runicorn"))
 
 
 def test_options_are_read(launched: Launched) -> None:
