@@ -20,7 +20,7 @@ class ApiClient:
     """One daemon's API. Raises what the API says, as one of our errors."""
 
     def __init__(self, url: str | None) -> None:
-        self._url = url or find_api()
+        self._url = _with_scheme(url) if url else find_api()
         self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S, trust_env=False)
 
     def get(self, path: str, **parameters: str | None) -> Any:
@@ -36,7 +36,7 @@ class ApiClient:
             body = response.json()
         except httpx.TransportError:
             raise Unreachable(
-                f"no runicornfs answers at {self._url}: start one with `runicornfs mount`, or name it with --api"
+                f"no runicornfs answers at {self._url}: start one with `runicornfs mount`, or say where with --api"
             ) from None
         except ValueError:
             raise RunicornFSError(f"what answers at {self._url} is not runicornfs") from None
@@ -50,7 +50,7 @@ def find_api() -> str:
     several to choose from."""
     named = os.environ.get("RUNICORNFS_API")
     if named:
-        return named if "://" in named else f"http://{named}"
+        return _with_scheme(named)
     running = [daemon for daemon in running_daemons() if daemon.api is not None]
     if len(running) > 1:
         choices = ", ".join(f"{daemon.api} ({daemon.source})" for daemon in running)
@@ -58,6 +58,11 @@ def find_api() -> str:
     if running:
         return str(running[0].api)
     return f"http://{DEFAULT_API_HOST}:{DEFAULT_API_PORT}"
+
+
+def _with_scheme(url: str) -> str:
+    """`HOST:PORT` is what `mount` takes and prints, so it will do here, too."""
+    return url if "://" in url else f"http://{url}"
 
 
 def _error(status: int, body: Any) -> RunicornFSError:

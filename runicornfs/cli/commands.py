@@ -16,12 +16,14 @@ import click
 import runicornfs
 from runicornfs.cli import display
 from runicornfs.cli.client import ApiClient
-from runicornfs.cli.parameters import API, MOUNT_OPTIONS, SIZE, SOURCE, ApiAddress, LaunchOptions
-from runicornfs.errors import InvalidInput, NotFound, RunicornFSError
+from runicornfs.cli.parameters import API, CACHE_SIZE, MOUNT_OPTIONS, SIZE, SOURCE, ApiAddress, LaunchOptions
+from runicornfs.errors import AmbiguousName, InvalidInput, NotFound, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.options import MountOptions
 from runicornfs.workspace.folders import DEFAULT_CACHE_DIR
 
+# Not looked at by click: what stands there may be a mount whose daemon is gone.
+MOUNTPOINT = click.Path(path_type=Path, readable=False)
 POLL_S = 0.1  # how often a waiting command asks how far the daemon is
 
 
@@ -56,11 +58,13 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except AmbiguousName as error:
+            raise click.ClickException(f"{error}, with --type or as TYPE/NAME") from None
         except RunicornFSError as error:
             raise click.ClickException(str(error)) from None
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(runicornfs.__version__, prog_name="runicornfs")
 def cli() -> None:
     """A remote Runicorn store as a folder: look at all of it, fetch what you read."""
@@ -72,7 +76,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 
 @cli.command()
 @click.argument("source", type=SOURCE)
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-p", "--port", type=click.IntRange(1, 65535), help="The server's SSH port.")
 @click.option(
     "-i", "--identity", "identities", multiple=True, type=click.Path(path_type=Path), help="A private key file."
@@ -83,7 +87,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 @click.option(
     "--cache-dir", type=click.Path(path_type=Path), default=DEFAULT_CACHE_DIR, show_default=True, help="Cache folder."
 )
-@click.option("--cache-size", type=SIZE, default="10GiB", show_default=True, help="Most that contents may take.")
+@click.option("--cache-size", type=CACHE_SIZE, default="10GiB", show_default=True, help="Most that contents may take.")
 @click.option("--min-free", type=SIZE, help="Leave this much of the disk free [default: 1GiB or 5 %, the smaller].")
 @click.option(
     "--sync-interval", type=click.FloatRange(0), default=600, show_default=True, help="Seconds between syncs; 0: never."
@@ -121,7 +125,7 @@ def mount(
 
 
 @cli.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 def umount(mountpoint: Path) -> None:
     """Unmount MOUNTPOINT; its daemon ends."""
     mountpoints.unmount(Path(mountpoint).absolute())
@@ -162,7 +166,7 @@ def status(as_json: bool, api: str | None) -> None:
         ("Connection", answer["status"]),
         ("Last sync", display.moment(stats["last_sync"])),
         ("Artifacts", f"{stats['total_artifacts']}, {display.size(stats['remote_size_bytes'])}"),
-        ("Cache", f"{display.size(cache['size_bytes'])} of {display.size(cache['limit_bytes'])}"),
+        *([] if answer["mode"] == "local" else [("Cache", _used(cache))]),
         *(("Mounted on", mount) for mount in answer["mounts"]),
         *([("Error", answer["error"])] if answer["error"] else []),
         *(("Warning", problem) for problem in answer["problems"]),
@@ -176,8 +180,10 @@ def status(as_json: bool, api: str | None) -> None:
 @json_option
 @api_option
 def ls(name: str | None, kind: str | None, as_json: bool, api: str | None) -> None:
-    """List artifacts, the versions of NAME, or the files of NAME:VERSION."""
+    """List artifacts, the versions of NAME, or the files of NAME:VERSION; TYPE/NAME settles a name of several types."""
     client = ApiClient(api)
+    if name is not None and "/" in name:
+        kind, _, name = name.partition("/")
     if name is None:
         answer: Any = client.get("/api/artifacts", type=kind)
         show: Callable[[Any], str] = _artifact_table
@@ -208,7 +214,7 @@ def cache_status(as_json: bool, api: str | None) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    click.echo(f"Size:      {display.size(answer['size_bytes'])} of {display.size(answer['limit_bytes'])}")
+    click.echo(f"Size:      {_used(answer)}")
     click.echo(f"Files:     {answer['files']} ({answer['verified_files']} verified, {answer['partial_files']} partial)")
     click.echo(f"Reads:     {answer['hits']} hits, {answer['misses']} misses ({answer['hit_ratio']:.0%} hits)")
     click.echo(f"Fetched:   {display.size(answer['bytes_fetched'])}, served {display.size(answer['bytes_served'])}")
@@ -216,13 +222,17 @@ def cache_status(as_json: bool, api: str | None) -> None:
 
 
 @cli.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=MOUNTPOINT)
 @click.option("--once", is_flag=True, help="Show it and end, instead of staying until Ctrl-C.")
 @click.pass_obj
 def demo(launchers: Launchers, mountpoint: Path | None, once: bool) -> None:
     """Try it on this machine: a small store, a private SSH server, a mount."""
     runicornfs.log_to_stderr(verbose=False)
     launchers.demo(mountpoint, once)
+
+
+def _used(cache: dict[str, Any]) -> str:
+    return f"{display.size(cache['size_bytes'])} of {display.size(cache['limit_bytes'])}"
 
 
 def _version_number(client: ApiClient, path: str, version: str, kind: str | None) -> int:
@@ -233,7 +243,7 @@ def _version_number(client: ApiClient, path: str, version: str, kind: str | None
     for entry in client.get(f"{path}/versions", type=kind):
         if version in entry["aliases"]:
             return int(entry["version"])
-    raise NotFound(f"there is no version or alias {version!r}: `runicornfs ls NAME` lists them")
+    raise NotFound(f"there is no version or alias {version!r}: `runicornfs ls` with the name alone lists them")
 
 
 def _quoted(name: str) -> str:

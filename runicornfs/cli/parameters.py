@@ -17,6 +17,7 @@ from runicornfs.remote.address import LocalSource, RemoteSource, parse_source
 DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 23300
 # The API has no token yet, so it is served to this machine alone.
+LEAST_CACHE_SIZE = 1024 * 1024  # bytes: some blocks of 128 KiB for each of a few readers
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Value = TypeVar("Value")
@@ -88,6 +89,14 @@ def parse_size(text: str) -> int:
         raise InvalidInput(f"{text!r} is no size: write for example 500MB or 10GiB") from None
 
 
+def parse_cache_size(text: str) -> int:
+    """A size with which a cache can work. Raises InvalidInput."""
+    size = parse_size(text)
+    if size < LEAST_CACHE_SIZE:
+        raise InvalidInput("a cache needs at least 1MiB")
+    return size
+
+
 def parse_api(text: str) -> ApiAddress:
     """`HOST:PORT`; port 0 takes a free one. Raises InvalidInput."""
     host, colon, port = text.rpartition(":")
@@ -101,5 +110,6 @@ def parse_api(text: str) -> ApiAddress:
 
 SOURCE = Parsed("source", Source.parse)
 SIZE = Parsed("size", parse_size)
+CACHE_SIZE = Parsed("size", parse_cache_size)
 API = Parsed("host:port", parse_api)
 MOUNT_OPTIONS = Parsed("opt[,opt…]", MountOptions.parse)

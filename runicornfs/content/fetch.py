@@ -167,9 +167,10 @@ class _Fill(Iterator[tuple[int, int]]):
                 self._stop_pulling()
                 return None
             first, stop, awaited = taken
+            own = self._bytes_of(list(self.asked))
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))
         try:
-            while not self._fetcher.table.reserve(entry, first, stop, awaited):
+            while not self._fetcher.table.reserve(entry, first, stop, awaited, own):
                 if self._fetcher.workers.stopping:
                     raise Unreachable(f"{entry.paths[0]} is not fetched any more: the cache is closed")
                 self._fetcher.verifier.catch_up(entry)
@@ -197,7 +198,9 @@ class _Fill(Iterator[tuple[int, int]]):
         with entry.condition:
             for block in range(first, stop):
                 del self.asked[block]
-            if awaited or not isinstance(error, NoSpace):
+            if awaited and self.asked and isinstance(error, NoSpace):
+                entry.put_back(range(first, stop), again=True)  # what is on its way can be recycled when it is here
+            elif awaited or not isinstance(error, NoSpace):
                 self.refusal = error
                 entry.put_back(range(first, stop), again=False)
                 entry.fail(error, range(first, stop))

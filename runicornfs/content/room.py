@@ -26,6 +26,11 @@ class Room:
     def used(self) -> int:
         return self._used
 
+    @property
+    def coming(self) -> int:
+        """Reserved bytes that are on their way."""
+        return self._coming
+
     def reserve(self, size: int) -> int:
         """Reserves `size` bytes and returns 0, or reserves nothing and returns how many bytes have to go first."""
         with self._lock:

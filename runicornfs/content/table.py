@@ -42,6 +42,9 @@ RECYCLED_SHARE = 8
 # Who needs room waits so often for so long for that: mostly it takes milliseconds, but a server may hang.
 LEAVING_TRIES = 10
 LEAVING_S = 0.1
+# A transfer that stands still ends with the line's time-out (15 s); one that goes on lands long before.
+LANDING_TRIES = 600
+LANDING_S = 0.05
 
 
 class Table:
@@ -178,14 +181,17 @@ class Table:
                 entry.begun = True
         return entry.fd
 
-    def reserve(self, entry: Entry, first: int, stop: int, awaited: bool) -> bool:
+    def reserve(self, entry: Entry, first: int, stop: int, awaited: bool, own: int) -> bool:
         """Room for blocks of an entry, at the cost of what was used longest ago. Raises NoSpace.
 
-        Blocks that nobody waits for push out no block of their own content that will be read before them. False says
-        that there will be room when more of the content has been hashed, without which nothing of it may go.
+        Blocks that nobody waits for push out no block of their own content that will be read before them. Those that
+        somebody waits for may also push out blocks of other open contents that are not whole, and wait for what others
+        fetch (`own` bytes on their way are the caller's, who cannot wait for them here). False says that there will be
+        room when more of the content has been hashed, without which nothing of it may go.
         """
         size = bytes_in(first, stop, entry.size)
         patience = LEAVING_TRIES if awaited else 0
+        tries = LANDING_TRIES
         while self._room.reserve(size):
             with entry.condition:
                 than = -1 if awaited else entry.distance(first)
@@ -194,12 +200,17 @@ class Table:
                 if not lacking:
                     return True
                 freed = self._evict(lacking) or (not patience and self._recycle(entry, lacking, than))
+                if awaited and not patience:
+                    freed = freed or self._recycle_another(entry, lacking)
             if freed:
                 continue
             if patience:
                 patience = patience - 1 if self._wait_for_leaving(entry) else 0
             elif entry.hash_goes_on:
                 return False
+            elif awaited and tries and self._room.coming > own:
+                tries -= 1
+                time.sleep(LANDING_S)  # what lands can be recycled, and transfers that stand still end
             else:
                 raise NoSpace(f"there is no room for {entry.paths[0]}: the cache is full of files that are open")
         return True
@@ -240,9 +251,18 @@ class Table:
             log.info("evicted %d contents of %d bytes, least recently used first", len(victims), freed)
         return bool(victims)
 
+    def _recycle_another(self, entry: Entry, need: int) -> bool:
+        """Files larger than the cache, read at the same time, share it. One that is whole and open stays."""
+        with self._lock:
+            others = [other for other in self._entries.values() if other is not entry and not other.whole]
+        others.sort(key=lambda other: other.held, reverse=True)
+        return any(self._recycle(other, need, -1) for other in others)
+
     def _recycle(self, entry: Entry, need: int, than: int) -> bool:
         spare = min(RECYCLED_AT_ONCE, self._room.limit // RECYCLED_SHARE)
         with entry.condition:
+            if entry.fd < 0:
+                return False
             blocks = entry.expendable(need, spare, than)
             if not blocks or not self._files.can_punch(entry.fd, entry.count):
                 return False

@@ -26,10 +26,10 @@ from runicornfs.content.local import LocalContents
 from runicornfs.daemon.api_server import ApiServer
 from runicornfs.daemon.stop import Stop, interruptible
 from runicornfs.errors import InvalidInput, RunicornFSError
-from runicornfs.mount.mountpoint import check_fuse
+from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.session import Mount
 from runicornfs.remote.address import LocalSource, RemoteSource
-from runicornfs.remote.helper import scan_folder, scan_server
+from runicornfs.remote.helper import check_folder, scan_folder, scan_server
 from runicornfs.remote.hostkeys import Confirm, UnknownHostKey, accept_fingerprint
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.server import Server
@@ -71,7 +71,7 @@ def run(options: LaunchOptions) -> None:
 def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
     """A daemon that runs as long as the context: connected, synced, mounted. Raises what stands in the way, and Stopped
     where the end is wished before it is ready."""
-    check_fuse(options.mount_options.allow_other)
+    mountpoints.check_fuse(options.mount_options.allow_other)
     _allow_many_files()
     with ExitStack() as stack:
         try:
@@ -84,6 +84,7 @@ def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
 
 
 def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
+    mountpoints.prepare(options.mountpoint)  # before anything that takes long: a mistake here is the commonest
     store = options.source.store
     if isinstance(store, LocalSource):
         workspace = _local(stack, options, store)
@@ -111,7 +112,15 @@ def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource, stop
         config_file=options.ssh_config,
         known_hosts=options.known_hosts,
     )
-    # The folder is named after the machine, not after an alias that may come to mean another one.
+    server = Server(
+        host, source.root, Credentials(identity_files=options.identities), confirm=_confirm(options.accept_host_key)
+    )
+    stack.callback(server.close)
+    stop.on_request(server.close)
+    server.connect()
+    server.verify_store()
+    # The folder is named after the machine, not after an alias that may come to mean another one; and made only now, so
+    # that a mistyped source leaves none.
     identity: dict[str, object] = {
         "host": host.hostname,
         "port": host.port,
@@ -120,13 +129,6 @@ def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource, stop
     }
     folder = StoreFolder(options.cache_dir, f"{host.hostname}_{host.user}", identity)
     stack.callback(folder.close)
-    server = Server(
-        host, source.root, Credentials(identity_files=options.identities), confirm=_confirm(options.accept_host_key)
-    )
-    stack.callback(server.close)
-    stop.on_request(server.close)
-    server.connect()
-    server.verify_store()
     catalog = Catalog.open(folder.index)
     stack.callback(catalog.close)
     min_free = default_min_free(folder.path) if options.min_free is None else options.min_free
@@ -140,6 +142,7 @@ def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource, stop
 
 def _local(stack: ExitStack, options: LaunchOptions, source: LocalSource) -> Workspace:
     root = source.root.resolve()
+    check_folder(root)
     folder = StoreFolder(options.cache_dir, f"local_{root.name}", {"local": str(root)})
     stack.callback(folder.close)
     catalog = Catalog.open(folder.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,7 +51,9 @@ def run_demo(mountpoint: Path | None, once: bool) -> None:
         daemon = stack.enter_context(running(options, stop))
         show(daemon)
         if not once:
-            say(f"\nLook around in {daemon.mount.mountpoint}; end it with Ctrl-C.")
+            program = Path(sys.argv[0]).with_name("runicornfs")
+            say(f"\nIn another terminal: {program} status, {program} ls")
+            say(f"Look around in {daemon.mount.mountpoint}; end it with Ctrl-C.")
             daemon.wait()
 
 

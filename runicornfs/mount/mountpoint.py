@@ -41,10 +41,10 @@ def prepare(mountpoint: Path) -> Path:
     try:
         path.mkdir(exist_ok=True)
         if mounted_type(path) is not None:
-            raise Refused(f"{path} is a mount point already: unmount it first, or choose another folder")
+            raise Refused(f"something is mounted on {path} already: unmount it first, or choose another folder")
         occupied = any(os.scandir(path))
     except FileNotFoundError:
-        raise InvalidInput(f"the folder {path.parent} does not exist: make it first") from None
+        raise InvalidInput(f"{path} cannot be made: there is no folder {path.parent}") from None
     except (FileExistsError, NotADirectoryError):
         raise InvalidInput(f"{path} is not a folder: a mount needs an empty one") from None
     except PermissionError:
@@ -59,7 +59,7 @@ def is_stale(path: Path) -> bool:
     if mounted_type(path) != FILE_SYSTEM_TYPE:
         return False
     try:
-        os.stat(path)
+        os.statvfs(path)  # the kernel keeps no answer to this, as it may to stat
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

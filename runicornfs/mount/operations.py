@@ -113,7 +113,7 @@ class StoreOperations:
             "f_blocks": -(-totals.bytes // STATFS_BLOCK),
             "f_bfree": 0,  # df takes what is used from this one, and what is available from the next
             "f_bavail": self._contents.free_bytes() // STATFS_BLOCK,
-            "f_files": totals.files,
+            "f_files": 0,  # as file systems say that do not count them: monitors would warn that none is left
             "f_ffree": 0,
             "f_favail": 0,
             "f_namemax": 255,

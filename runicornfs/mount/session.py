@@ -87,8 +87,8 @@ class Mount:
     def _unmount(self) -> None:
         try:
             mountpoints.unmount(self.mountpoint)
-        except Refused as refused:
-            log.warning("%s", refused)
+        except Refused:
+            log.warning("%s was in use: it is taken away all the same, and its programs get errors", self.mountpoint)
             mountpoints.unmount(self.mountpoint, lazy=True)
         except InvalidInput as moved:  # the folder was renamed under the mount: it ends with this process
             log.warning("%s", moved)

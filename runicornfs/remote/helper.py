@@ -16,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from runicornfs.errors import ProtocolError, ServerError, StoreUnusable, UnsafePath
@@ -92,6 +93,14 @@ def scan_server(server: Server, root: str, known: Known) -> Iterator[Event]:
         finally:
             channel.close()
             sender.join()
+
+
+def check_folder(root: Path) -> None:
+    """Raises StoreUnusable where a folder of this machine is no store."""
+    if not root.is_dir():
+        raise StoreUnusable(f"there is no folder {root} (a store on a server is written as host:/absolute/path)")
+    if not any((root / name).is_dir() for name in ("artifacts", "runs")) and not any(root.glob("*/*/runs")):
+        raise StoreUnusable(f"{root} is no Runicorn store: it has neither a folder artifacts nor any runs")
 
 
 def scan_folder(root: str, known: Known) -> Iterator[Event]:

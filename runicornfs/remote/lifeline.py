@@ -221,7 +221,7 @@ class Lifeline(Generic[L]):
             if not current:
                 link.close()
                 return
-            log.info("connected to %s again", self._name)
+            log.warning("the connection to %s is back", self._name)
             self._enter("connected", epoch)
 
     def _rest(self, until: float, epoch: int) -> bool:

@@ -168,3 +168,12 @@ def test_the_daemon_leaves_nothing_behind(mounted: Mounted) -> None:
     mounted.stop()
     assert os.listdir(run) == []
     wait_until(lambda: not mounted.is_mounted(), "the mount to be gone")
+
+
+def test_a_type_and_a_name_are_taken_as_the_tree_writes_them(mounted: Mounted) -> None:
+    assert mounted.run("ls", "model/resnet50:v3").stdout == mounted.run("ls", "resnet50:v3", "--type", "model").stdout
+    assert "TYPE/NAME" in mounted.run("ls", "resnet50", check=False).stderr
+
+
+def test_the_address_of_the_api_is_taken_as_mount_takes_it(mounted: Mounted) -> None:
+    assert mounted.run("status", "--api", mounted.api.removeprefix("http://")).stdout

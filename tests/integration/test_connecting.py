@@ -143,6 +143,7 @@ def test_a_root_that_is_not_there(attempt: Attempt) -> None:
         source_of(attempt.sshd, Path("/no/such/root")), *attempt.with_key(), *attempt.with_known_hosts()
     )
     assert "/no/such/root" in said
+    assert not (attempt.folder / "cache").exists(), "a mistake leaves no cache folder"
 
 
 def test_an_alias_of_the_ssh_configuration(attempt: Attempt, sshd: PrivateSshd, sample_store: Path) -> None:

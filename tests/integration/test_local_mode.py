@@ -57,3 +57,9 @@ def test_a_folder_that_is_no_store_is_refused(mount_local: MountLocal, tmp_path:
     mounted = mount_local(tmp_path / "nowhere", wait=False)
     assert mounted.process.wait(30) == 1
     assert "nowhere" in mounted.log()
+
+
+def test_a_folder_without_artifacts_and_runs_is_no_store(mount_local: MountLocal, sample_store: Path) -> None:
+    mounted = mount_local(sample_store.parent, wait=False)
+    assert mounted.process.wait(30) == 1
+    assert "is no Runicorn store" in mounted.log()

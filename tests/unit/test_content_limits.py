@@ -68,6 +68,21 @@ def test_where_nothing_can_go_the_read_says_so_and_the_cache_lives(caches: Cache
     other.close()
 
 
+def test_files_larger_than_the_cache_that_are_open_together_share_it(caches: Caches, server: FakeTransfers) -> None:
+    cache = caches.open(limit=16 * BLOCK)
+    contents = [content_of(40 * BLOCK, seed) for seed in range(3)]
+    readers = [cache.open(server.add(f"f{seed}", content)) for seed, content in enumerate(contents)]
+    for reader, content in zip(readers, contents, strict=True):
+        assert reader.read(0, BLOCK) == content[:BLOCK]
+        read_on(reader, 20 * BLOCK)
+    for at in range(20, 40):
+        for reader, content in zip(readers, contents, strict=True):
+            assert reader.read(at * BLOCK, BLOCK) == content[at * BLOCK : (at + 1) * BLOCK]
+            assert cache.status().size_bytes <= 16 * BLOCK
+    for reader in readers:
+        reader.close()
+
+
 def test_room_is_waited_for_that_a_file_just_closed_will_leave(caches: Caches, server: FakeTransfers) -> None:
     """It cannot be evicted while a thread still has it: not a reason to tell the next reader that there is no room."""
     cache = caches.open(limit=8 * BLOCK)
