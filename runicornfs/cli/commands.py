@@ -106,7 +106,9 @@ def mount(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Connect to SOURCE, sync its metadata and mount it on MOUNTPOINT, until Ctrl-C or umount.
+    """Mount a store.
+
+    Connects to SOURCE, syncs its metadata and mounts it on MOUNTPOINT, until Ctrl-C or umount.
 
     SOURCE is [user@]host:/absolute/root, sftp://user@host:port/root, or a folder of this machine.
     """
@@ -180,7 +182,11 @@ def status(as_json: bool, api: str | None) -> None:
 @json_option
 @api_option
 def ls(name: str | None, kind: str | None, as_json: bool, api: str | None) -> None:
-    """List artifacts, the versions of NAME, or the files of NAME:VERSION; TYPE/NAME settles a name of several types."""
+    """List artifacts, versions or files.
+
+    Without NAME all artifacts, with NAME its versions, with NAME:VERSION (v3, 3 or an alias) its files. TYPE/NAME
+    settles a name that stands under several types.
+    """
     client = ApiClient(api)
     if name is not None and "/" in name:
         kind, _, name = name.partition("/")
@@ -226,7 +232,10 @@ def cache_status(as_json: bool, api: str | None) -> None:
 @click.option("--once", is_flag=True, help="Show it and end, instead of staying until Ctrl-C.")
 @click.pass_obj
 def demo(launchers: Launchers, mountpoint: Path | None, once: bool) -> None:
-    """Try it on this machine: a small store, a private SSH server, a mount."""
+    """Try it on this machine.
+
+    Writes a small store, starts a private SSH server on loopback, and mounts the one through the other.
+    """
     runicornfs.log_to_stderr(verbose=False)
     launchers.demo(mountpoint, once)
 
