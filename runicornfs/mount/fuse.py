@@ -19,7 +19,7 @@ from typing import Any
 
 from runicornfs.errors import MountUnavailable, RunicornFSError
 from runicornfs.mount.errnos import errno_of
-from runicornfs.mount.operations import Attributes, StoreOperations
+from runicornfs.mount.operations import Attributes, Listing, StoreOperations
 from runicornfs.mount.options import MountOptions
 
 if find_library("fuse3"):
@@ -116,8 +116,8 @@ class Callbacks:
 
     def getattr(self, path: str | None, file: Any = None) -> dict[str, int]:
         if file:
-            return self._stat(self._operations.handle_attributes(file.fh))
-        return self._stat(self._operations.attributes(str(path)[1:]))
+            return self.stat(self._operations.handle_attributes(file.fh))
+        return self.stat(self._operations.attributes(str(path)[1:]))
 
     def readlink(self, path: str) -> str:
         return self._operations.link_target(path[1:])
@@ -151,10 +151,10 @@ class Callbacks:
     def statfs(self, path: str) -> dict[str, int]:
         return self._operations.space()
 
-    def folder(self, number: int) -> list[tuple[str, dict[str, int]]]:
-        return [(name, self._stat(attributes)) for name, attributes in self._operations.listing(number)]
+    def listing(self, number: int) -> Listing:
+        return self._operations.listing(number)
 
-    def _stat(self, attributes: Attributes) -> dict[str, int]:
+    def stat(self, attributes: Attributes) -> dict[str, int]:
         return {
             "st_ino": attributes.inode,
             "st_mode": attributes.mode,
@@ -204,24 +204,24 @@ class StoreFuse(mfusepy.FUSE):  # type: ignore[misc]
     def readdir_fuse_3(self, path: bytes | None, buffer: Any, fill: Any, offset: int, file: Any, flags: int) -> int:
         """Each entry with its own offset: only then the kernel takes its attributes, and can go on in between."""
         plus = FUSE_FILL_DIR_PLUS if flags & FUSE_READDIR_PLUS else 0
-        entries = self.operations.folder(file.contents.fh)
-        for position in range(offset, len(entries)):
-            if fill(buffer, *self._entry(entries[position]), position + 1, plus):
-                break
-        return 0
+        return self._fill(buffer, fill, offset, file, plus)
 
     def readdir_fuse_2(self, path: bytes | None, buffer: Any, fill: Any, offset: int, file: Any) -> int:
-        entries = self.operations.folder(file.contents.fh)
-        for position in range(offset, len(entries)):
-            if fill(buffer, *self._entry(entries[position]), position + 1):
+        return self._fill(buffer, fill, offset, file)
+
+    def _fill(self, buffer: Any, fill: Any, offset: int, file: Any, *flags: int) -> int:
+        """From `offset` until the kernel's buffer is full.
+
+        It holds some 30 entries, and a folder of many is asked for in many calls: no more than those are converted.
+        """
+        listing = self.operations.listing(file.contents.fh)
+        for position in range(offset, len(listing)):
+            name, attributes = listing[position]
+            status = mfusepy.c_stat()
+            mfusepy.set_st_attrs(status, self.operations.stat(attributes), use_ns=True)
+            if fill(buffer, os.fsencode(name), status, position + 1, *flags):
                 break
         return 0
-
-    def _entry(self, entry: tuple[str, dict[str, int]]) -> tuple[bytes, Any]:
-        name, attributes = entry
-        status = mfusepy.c_stat()
-        mfusepy.set_st_attrs(status, attributes, use_ns=True)
-        return os.fsencode(name), status
 
 
 def run(callbacks: Callbacks, mountpoint: str, source: str, options: MountOptions) -> None:
