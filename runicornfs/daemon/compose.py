@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import resource
 import sys
 import threading
@@ -39,8 +38,6 @@ from runicornfs.sync.syncer import Scan, Syncer
 from runicornfs.workspace.folders import StoreFolder, default_min_free
 from runicornfs.workspace.running import DaemonRecord
 from runicornfs.workspace.workspace import Workspace
-
-log = logging.getLogger("runicornfs.daemon")
 
 POLL_S = 0.1  # how often the progress of the first sync is shown, and how soon an unmounted daemon ends
 

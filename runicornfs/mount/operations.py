@@ -120,7 +120,7 @@ class StoreOperations:
         }
 
     def extended_attributes(self, path: str) -> dict[str, bytes]:
-        """`user.runicorn.*` of a node; see docs/semantics.md for what each says."""
+        """`user.runicorn.*` of a node: what the cache has of it, and to which artifact and version it belongs."""
         node = self._node(path)
         found: dict[str, str] = {}
         if node.kind in REMOTE_KINDS:

@@ -113,13 +113,11 @@ class Workspace:
 
     def announce(self, changes: Changes) -> None:
         """After a commit: every mount forgets what changed. The syncer calls it."""
-        for mount in self._mounts:
-            mount.changed(changes.changed_paths)
+        self._forget(changes.changed_paths)
 
     def content_dropped(self, paths: list[str]) -> None:
         """Contents failed their sha256 and are gone: no page of them may be served either."""
-        for mount in self._mounts:
-            mount.changed(paths)
+        self._forget(paths)
 
     def status(self) -> Status:
         progress = self._syncer.progress
@@ -201,6 +199,10 @@ class Workspace:
             for file in manifest.files
         ]
         return FileList(f"{artifact.name}:v{version}", files, manifest, self._server is not None)
+
+    def _forget(self, paths: list[str]) -> None:
+        for mount in self._mounts:
+            mount.changed(paths)
 
     def _mount_path(self, path: str) -> str | None:
         for mount in self._mounts:
