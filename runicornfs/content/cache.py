@@ -59,10 +59,14 @@ class ContentCache:
 
     def cached_bytes(self, keys: list[str]) -> dict[str, tuple[int, str]]:
         """See `contents.Contents`."""
-        found = dict.fromkeys(keys, (0, REMOTE))
-        for key, (cached, size, verified) in self._records.cached(keys).items():
+        # Those in use first: one that is given back meanwhile has its record by then. The other way round, a content
+        # that was closed between the two questions would count as not here.
+        in_use = self._table.cached_now(keys)
+        at_rest = [key for key in keys if key not in in_use]
+        found = dict.fromkeys(at_rest, (0, REMOTE)) | in_use
+        for key, (cached, size, verified) in self._records.cached(at_rest).items():
             found[key] = (cached, VERIFIED if verified else CACHED if cached == size else PARTIAL if cached else REMOTE)
-        return found | self._table.cached_now(keys)
+        return found
 
     def free_bytes(self) -> int:
         """See `contents.Contents`."""
