@@ -5,21 +5,75 @@ Endpoints are plain functions, so Starlette runs them in its thread pool: they m
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from runicornfs.api import artifacts, problems, remote
-from runicornfs.api.guard import Guard
+from runicornfs.api import (
+    artifacts,
+    cache,
+    config,
+    connection,
+    docs,
+    downloads,
+    events,
+    lineage,
+    managing,
+    metrics,
+    mounts,
+    problems,
+    remote,
+    runs,
+)
+from runicornfs.api.callers import Callers
+from runicornfs.api.calls import know_digits
+from runicornfs.api.events import EventLog
+from runicornfs.api.guard import LOOPBACK_NAMES, Guard
+from runicornfs.api.limits import BodyLimit
+from runicornfs.api.openapi import description_of
 from runicornfs.errors import RunicornFSError
 from runicornfs.workspace.workspace import Workspace
 
+# Every module with calls, in the order of the description.
+AREAS = (
+    remote,
+    connection,
+    mounts,
+    cache,
+    downloads,
+    managing,
+    artifacts,
+    lineage,
+    runs,
+    config,
+    events,
+    metrics,
+    docs,
+)
 
-def create_app(workspace: Workspace) -> Starlette:
-    """The application; it serves `workspace` and does not close it."""
+
+@dataclass(frozen=True)
+class Admission:
+    """Who is let in. `names`: see `Guard`. The token lets in other accounts, and is asked of everybody if `always`."""
+
+    names: frozenset[str] = LOOPBACK_NAMES
+    token: str | None = None
+    always: bool = False
+
+
+def create_app(workspace: Workspace, admission: Admission) -> Starlette:
+    """The application; it serves `workspace` and does not close it. `app.state.events.close()` ends its streams."""
+    know_digits()
     app = Starlette(
-        routes=[*remote.routes(), *artifacts.routes()],
-        middleware=[Middleware(Guard)],
+        routes=[*(call.route() for area in AREAS for call in area.calls()), docs.files()],
+        middleware=[
+            Middleware(Guard, names=admission.names),
+            Middleware(Callers, token=admission.token, always=admission.always),
+            Middleware(BodyLimit),
+        ],
         exception_handlers={
             RunicornFSError: problems.on_own_error,
             HTTPException: problems.on_http_error,
@@ -27,4 +81,6 @@ def create_app(workspace: Workspace) -> Starlette:
         },
     )
     app.state.workspace = workspace
+    app.state.events = EventLog(workspace)
+    app.state.description = functools.cache(lambda: description_of(AREAS))
     return app

@@ -2,59 +2,128 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from dataclasses import asdict, dataclass
+
+from pydantic import BaseModel
 
 import runicornfs
-from runicornfs.api.models import HealthAnswer, ProgressAnswer, StatusAnswer, SyncAnswer
-from runicornfs.api.requests import answer, flag, workspace_of
+from runicornfs.api.calls import CONTENTS, Asked, Call, Done, call
+from runicornfs.content.contents import CacheStatus
+from runicornfs.sync.progress import SyncProgress
+from runicornfs.workspace.workspace import Statistics, Workspace
+
+INFO = "Poll /api/remote/status to track progress"
 
 
-def routes() -> list[Route]:
+class SyncParameters(BaseModel):
+    """`full` rereads everything."""
+
+    full: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthAnswer:
+    """`storage` is the store in use, "" where there is none."""
+
+    status: str
+    storage: str
+    version: str
+    cache: CacheStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressAnswer:
+    """A sync's progress: `status` is idle, running, completed or failed. Times in Unix seconds."""
+
+    status: str
+    started_at: float | None
+    completed_at: float | None
+    total_files: int
+    synced_files: int
+    total_bytes: int
+    synced_bytes: int
+    current_file: str | None
+    errors: list[str]
+    progress_percent: float
+
+    @classmethod
+    def of(cls, progress: SyncProgress) -> ProgressAnswer:
+        return cls(**asdict(progress), progress_percent=progress.progress_percent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusAnswer:
+    """What is going on, at a glance. `status` is disconnected, connecting, connected, syncing, reconnecting or error;
+    `problems` say what of the store cannot be used."""
+
+    mode: str
+    source: str
+    connected: bool
+    status: str
+    sync_progress: ProgressAnswer | None
+    stats: Statistics | None
+    error: str | None
+    mounts: list[str]
+    offline: bool
+    problems: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncAnswer(Done):
+    info: str
+
+
+def calls() -> list[Call]:
     return [
-        Route("/api/health", health),
-        Route("/api/remote/status", status),
-        Route("/api/remote/sync", sync, methods=["POST"]),
-        Route("/api/remote/cache", cache),
+        call("GET", "/api/health", health, answers=HealthAnswer, refusals=CONTENTS),
+        call("GET", "/api/remote/status", status, answers=StatusAnswer, refusals=CONTENTS),
+        call(
+            "POST",
+            "/api/remote/sync",
+            sync,
+            parameters=SyncParameters,
+            answers=SyncAnswer,
+            refusals=(400, *CONTENTS),
+        ),
     ]
 
 
-def health(request: Request) -> Response:
-    workspace = workspace_of(request)
-    return answer(
-        HealthAnswer(
-            status="ok",
-            storage=workspace.source,
-            version=runicornfs.__version__,
-            cache=workspace.cache(),
-        )
+def health(asked: Asked[None, None]) -> HealthAnswer:
+    """Says that this runicornfs runs, of which version it is, and which store it serves."""
+    workspace = asked.workspace
+    return HealthAnswer(
+        status="ok",
+        storage=workspace.store.source,
+        version=runicornfs.__version__,
+        cache=workspace.cache.status(),
     )
 
 
-def status(request: Request) -> Response:
-    workspace = workspace_of(request)
+def status(asked: Asked[None, None]) -> StatusAnswer:
+    """Says what is going on: connection, sync, store, mounts."""
+    return status_of(asked.workspace)
+
+
+def status_of(workspace: Workspace) -> StatusAnswer:
     now = workspace.status()
-    return answer(
-        StatusAnswer(
-            mode=now.mode,
-            source=now.source,
-            connected=now.connected,
-            status=now.status,
-            sync_progress=ProgressAnswer.model_validate(now.sync_progress),
-            stats=now.stats,
-            error=now.error,
-            mounts=now.mounts,
-            offline=now.offline,
-            problems=workspace.problems(),
-        )
+    return StatusAnswer(
+        mode=now.mode,
+        source=now.source,
+        connected=now.connected,
+        status=now.status,
+        sync_progress=ProgressAnswer.of(now.sync_progress),
+        stats=now.stats,
+        error=now.error,
+        mounts=now.mounts,
+        offline=now.offline,
+        problems=workspace.problems(),
     )
 
 
-def sync(request: Request) -> Response:
-    run = workspace_of(request).sync(full=flag(request, "full"))
-    return answer(SyncAnswer(ok=True, message="Metadata sync started", info={"full": run.full}))
+def sync(asked: Asked[SyncParameters, None]) -> SyncAnswer:
+    """Starts a sync, or joins the one that runs.
 
-
-def cache(request: Request) -> Response:
-    return answer(workspace_of(request).cache())
+    Returns at once; `/api/remote/status` tells how far it is.
+    """
+    asked.workspace.sync(full=asked.parameters.full)
+    return SyncAnswer(message="Metadata sync started", info=INFO)

@@ -1,19 +1,54 @@
-"""What every endpoint needs of a request, and how an answer becomes a response."""
+"""How requests are read, and how an answer becomes a response."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from anyio import from_thread
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError, to_jsonable_python
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runicornfs.errors import InvalidInput
+from runicornfs.store.fields import VERSION_LIMIT
 from runicornfs.workspace.workspace import Workspace
 
-FLAG = TypeAdapter(bool)
+Model = TypeVar("Model", bound=BaseModel)
+
+# What a parameter is that was not given: nothing that could be written into an address.
+Absent = SkipJsonSchema[None]
+
+
+def _expanded(path: str) -> str:
+    if "\0" in path:
+        raise PydanticCustomError("path", "a path has no NUL in it")
+    return os.path.expanduser(path)
+
+
+# A path of this machine; `~` is the home of the account that runs this.
+LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+
+
+class OfType(BaseModel):
+    """`type`: of artifacts; without it, or with an empty one, every type."""
+
+    type: Annotated[str | Absent, AfterValidator(lambda type: type or None)] = None
+
+
+class OfArtifact(OfType):
+    """An artifact; `type` is needed where several types have one of that name."""
+
+    name: str
+
+
+class OfVersion(OfArtifact):
+    """A version of an artifact; `type` is needed where several types have it."""
+
+    version: Annotated[int, Field(ge=0, le=VERSION_LIMIT)]
 
 
 def workspace_of(request: Request) -> Workspace:
@@ -22,12 +57,24 @@ def workspace_of(request: Request) -> Workspace:
     return workspace
 
 
-def flag(request: Request, name: str) -> bool:
-    """A yes-or-no query parameter; absent is no. Raises InvalidInput that names it."""
+def read_parameters(request: Request, model: type[Model]) -> Model:
+    """What path and query say; what the model does not know is left out. Raises InvalidInput that names the field."""
     try:
-        return FLAG.validate_python(request.query_params.get(name, "false"))
-    except ValidationError:
-        raise InvalidInput(f"{name} takes true or false") from None
+        return model.model_validate({**request.query_params, **request.path_params})
+    except ValidationError as error:
+        raise _named(error) from None
+
+
+def read_body(request: Request, model: type[Model]) -> Model:
+    """What a JSON object asks for, whatever its Content-Type says; no body is an empty one.
+
+    Raises InvalidInput that names the field. For functions that run in the thread pool.
+    """
+    text = from_thread.run(request.body) or b"{}"
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise _named(error) from None
 
 
 def answer(value: Any) -> Response:
@@ -35,3 +82,10 @@ def answer(value: Any) -> Response:
     become null; text that is no Unicode, as names in odd encodings are, goes out with escapes."""
     plain = to_jsonable_python(value, inf_nan_mode="null")
     return Response(json.dumps(plain, allow_nan=False), media_type="application/json")
+
+
+def _named(error: ValidationError) -> InvalidInput:
+    """The first thing that is wrong; never the value, which may be a secret."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the body of the request"
+    return InvalidInput(f"{field}: {first['msg']}")

@@ -37,6 +37,12 @@ class AmbiguousName(RunicornFSError):
         self.types = types
 
 
+class Conflict(RunicornFSError):
+    """What was asked for does not go together with what is there or under way now."""
+
+    code = "conflict"
+
+
 class MalformedRecord(RunicornFSError):
     """A JSON document of the store cannot be read as what it should be. It costs itself, never the sync."""
 
@@ -90,6 +96,12 @@ class ConnectionLost(Unreachable):
     """The line broke in the middle of something; a new connection may go on where it stopped."""
 
     code = "connection_lost"
+
+
+class OwnerGone(Unreachable):
+    """The process that kept the cache for us is gone. Another may take its place."""
+
+    code = "owner_gone"
 
 
 class TimedOut(ServerError):

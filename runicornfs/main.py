@@ -3,6 +3,7 @@ that a client command answers at once."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from runicornfs.cli.commands import Launchers, cli
@@ -11,10 +12,14 @@ from runicornfs.cli.parameters import LaunchOptions
 
 def main() -> None:
     """The console script. Exit status: 0 done, 1 it failed, 2 the command line was wrong."""
-    cli(obj=Launchers(mount=_mount, demo=_demo), prog_name="runicornfs")
+    cli(obj=Launchers(launch=_launch, demo=_demo), prog_name="runicornfs")
 
 
-def _mount(options: LaunchOptions) -> None:
+def _launch(options: LaunchOptions) -> None:
+    from runicornfs.daemon import background
+
+    if options.daemon and (status := background.launch()) is not None:
+        sys.exit(status)
     from runicornfs.daemon.compose import run
 
     run(options)

@@ -20,14 +20,18 @@ find_python() {
     done
 }
 
-# Installs the Debian packages whose programs are missing.
+# install_packages [PROGRAM:PACKAGE…]: installs the Debian packages of what runicornfs needs, and of further programs,
+# where a program is missing.
 install_packages() {
-    local missing=() as_root=()
+    local missing=() as_root=() further
     PATH=$PATH:/usr/sbin:/sbin
     command -v fusermount3 >/dev/null || missing+=(fuse3)
     command -v ssh >/dev/null || missing+=(openssh-client)
     command -v sshd >/dev/null || missing+=(openssh-server)
     [ -x .venv/bin/python ] || [ -n "$(find_python)" ] || missing+=(python3 python3-venv)
+    for further; do
+        command -v "${further%%:*}" >/dev/null || missing+=("${further#*:}")
+    done
     [ ${#missing[@]} -gt 0 ] || return 0
 
     command -v apt-get >/dev/null || fail "please install the equivalents of these Debian packages: ${missing[*]}"
@@ -43,6 +47,12 @@ install_packages() {
     "${as_root[@]}" apt-get update -qq >/dev/null
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The programs whose work on the mount is tested. Tests of what cannot be had are skipped.
+install_test_packages() {
+    (install_packages curl:curl rsync:rsync ncdu:ncdu git:git getfattr:attr fish:fish tcsh:tcsh zsh:zsh ksh:ksh) ||
+        echo "Tests with those programs and shells that are missing are skipped." >&2
 }
 
 # install_project [dev]: runicornfs in .venv, in place. Does nothing if .venv has what pyproject.toml asks for.

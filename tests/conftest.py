@@ -41,6 +41,7 @@ class MountStore(Protocol):
         *options: str,
         sshd: PrivateSshd | None = None,
         port: int | None = None,
+        host: str = "127.0.0.1",
         mountpoint: Path | None = None,
     ) -> Mounted: ...
 
@@ -160,10 +161,11 @@ def mount_store(sshd: PrivateSshd, _mount: Callable[..., Mounted]) -> MountStore
         *options: str,
         sshd: PrivateSshd | None = None,
         port: int | None = None,
+        host: str = "127.0.0.1",
         mountpoint: Path | None = None,
     ) -> Mounted:
         server = sshd or shared
-        return _mount(source_of(server, root, port), *login_options(server), *options, mountpoint=mountpoint)
+        return _mount(source_of(server, root, port, host), *login_options(server), *options, mountpoint=mountpoint)
 
     return mount
 

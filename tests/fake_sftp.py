@@ -15,7 +15,9 @@ class FakeChannel:
     """What is sent is answered at once; `recv` hands the answers out. With nothing left to say it times out.
 
     files: path → content; a path that ends in "/" is a folder. limits: the largest READ it takes, None: it knows no
-    limits. short: how many bytes it returns for a READ of this length. piece: how many bytes `recv` returns at most.
+    limits. handles: how many it lets be open; says_handles: how many it says that it does. tells_attributes: whether
+    the names in a folder come with them. refuses: paths that are not opened, and the code of the answer. short: how
+    many bytes it returns for a READ of this length. piece: how many bytes `recv` returns at most.
     shuffle: answers come in any order. tamper: makes of each answer the packets that are really sent.
     """
 
@@ -24,6 +26,10 @@ class FakeChannel:
         files: Mapping[bytes, bytes],
         *,
         limits: int | None = 255 << 10,
+        handles: int = 1000,
+        says_handles: int | None = None,
+        tells_attributes: bool = True,
+        refuses: Mapping[bytes, int] | None = None,
         short: Callable[[int], int] = lambda length: length,
         piece: Callable[[], int] = lambda: 1 << 20,
         shuffle: random.Random | None = None,
@@ -38,7 +44,12 @@ class FakeChannel:
         self.ends = False  # nothing left to say means the end of the stream, not silence
         self.closed = False
         self.tamper = tamper
+        self.most_handles = 0  # that were open at once
         self._limits = limits
+        self.handles = handles
+        self._says_handles = handles if says_handles is None else says_handles
+        self._tells_attributes = tells_attributes
+        self._refuses = dict(refuses or {})
         self._short = short
         self._piece = piece
         self._shuffle = shuffle
@@ -86,17 +97,26 @@ class FakeChannel:
                 extensions += string(b"limits@openssh.com") + string(b"1")
             return Kind.VERSION, 3, extensions
         if kind == Kind.EXTENDED:
-            return Kind.EXTENDED_REPLY, id_, struct.pack(">QQQQ", 256 << 10, self._limits or 0, 255 << 10, 1000)
-        if kind in (Kind.OPEN, Kind.OPENDIR, Kind.STAT):
+            return (
+                Kind.EXTENDED_REPLY,
+                id_,
+                struct.pack(">QQQQ", 256 << 10, self._limits or 0, 255 << 10, self._says_handles),
+            )
+        if kind in (Kind.OPEN, Kind.OPENDIR, Kind.STAT, Kind.LSTAT):
             path = fields.string()
             wanted = path + b"/" if path + b"/" in self.files else path
             if wanted not in self.files:
                 return self._status(id_, Code.NO_SUCH_FILE)
-            if kind == Kind.STAT:
+            if kind in (Kind.STAT, Kind.LSTAT):
                 return Kind.ATTRS, id_, self._attributes(wanted)
+            if path in self._refuses:
+                return self._status(id_, self._refuses[path])
+            if len(self.open_handles) >= self.handles:
+                return self._status(id_, 4)
             self._opened += 1
             handle = b"handle %d" % self._opened
             self.open_handles[handle] = wanted
+            self.most_handles = max(self.most_handles, len(self.open_handles))
             return Kind.HANDLE, id_, string(handle)
         handle = fields.string()
         if handle not in self.open_handles:
@@ -121,9 +141,12 @@ class FakeChannel:
         self._listed.add(handle)
         names = {path[len(folder) :] for path in self.files if path.startswith(folder) and path != folder}
         entries = [(name.rstrip(b"/"), folder + name) for name in sorted(names) if b"/" not in name.rstrip(b"/")]
-        body = b"".join(string(name) + string(b"-rw-r--r--") + self._attributes(path) for name, path in entries)
+        body = b"".join(string(name) + string(b"-rw-r--r--") + self._told(path) for name, path in entries)
         dots = b"".join(string(name) + string(b"") + uint32(0) for name in (b".", b".."))
         return Kind.NAME, id_, uint32(len(entries) + 2) + dots + body
+
+    def _told(self, path: bytes) -> bytes:
+        return self._attributes(path) if self._tells_attributes else uint32(0)
 
     def _attributes(self, path: bytes) -> bytes:
         mode = 0o040755 if path.endswith(b"/") else 0o100644

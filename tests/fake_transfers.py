@@ -17,7 +17,7 @@ from runicornfs.content.contents import Reader
 from runicornfs.content.identity import Identity
 from runicornfs.errors import MissingOnServer
 from runicornfs.store.files import RemoteFile
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_until
 
 # Ranges that a fill has asked for before the first is answered, as a real one does.
 DEPTH = 3
@@ -194,7 +194,7 @@ def copy_as_killed(cache: ContentCache, folder: Path, copy: Path) -> None:
     cache._verifier.workers.stop()
     cache._fetcher.workers.join(PATIENCE_S)
     cache._verifier.workers.join(PATIENCE_S)
-    with cache._records._writing:
+    with cache._records.database.writing:
         subprocess.run(["cp", "-a", "--sparse=always", folder, copy], check=True)
 
 
@@ -203,9 +203,14 @@ def counted(cache: ContentCache) -> tuple[int, int]:
     entries = cache._table.entries()
     cache._flusher.flush()
     in_use = {entry.key for entry in entries}
-    rows = cache._records._select("SELECT key, cached_bytes FROM contents")
+    rows = cache._records.database.select("SELECT key, cached_bytes FROM contents")
     at_rest = sum(cached_bytes for key, cached_bytes in rows if key not in in_use)
     return cache._room.used, at_rest + sum(entry.held for entry in entries)
+
+
+def wait_at_rest(cache: ContentCache) -> None:
+    """Returns when all that was closed can be evicted: threads give it back in a moment."""
+    wait_until(lambda: not cache._table.entries(), "the contents to be given back")
 
 
 def disk_bytes(folder: Path) -> int:

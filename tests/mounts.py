@@ -47,7 +47,7 @@ class Mounted:
         self.source = source
         self.mountpoint = mountpoint or folder / "mount"
         self.cache_dir = folder / "cache"
-        self.environment = self._environment()
+        self.environment = environment_in(folder)
         self._expected: list[re.Pattern[str]] = []
         self._killed = False
         self._started = False  # it has said that it is mounted; one that refuses to may end as it likes
@@ -146,14 +146,6 @@ class Mounted:
         unexpected = [line for line in trouble if not any(pattern.search(line) for pattern in self._expected)]
         assert not unexpected, f"the daemon's log has trouble in it:\n{self.log()}"
 
-    def _environment(self) -> dict[str, str]:
-        own = {"HOME": self.folder / "home", "XDG_RUNTIME_DIR": self.folder / "run", "TMPDIR": self.folder / "tmp"}
-        for path in own.values():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        foreign = ("RUNICORNFS_", "SSH_", "XDG_", "PYTHON")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return inherited | {name: str(path) for name, path in own.items()}
-
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         # -W default shows ResourceWarnings, which Python hides otherwise.
         command = [sys.executable, "-X", "faulthandler", "-W", "default", "-m", "runicornfs", "mount"]
@@ -169,9 +161,19 @@ class Mounted:
             )
 
 
-def source_of(sshd: PrivateSshd, root: Path, port: int | None = None) -> str:
+def environment_in(folder: Path) -> dict[str, str]:
+    """The environment of a user who has home, runtime folder and temporary folder below `folder`."""
+    own = {"HOME": folder / "home", "XDG_RUNTIME_DIR": folder / "run", "TMPDIR": folder / "tmp"}
+    for path in own.values():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    foreign = ("RUNICORNFS_", "SSH_", "XDG_", "PYTHON")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return inherited | {name: str(path) for name, path in own.items()}
+
+
+def source_of(sshd: PrivateSshd, root: Path, port: int | None = None, host: str = "127.0.0.1") -> str:
     """The SOURCE that names a store on a private server; port: that of a relay before it."""
-    return f"sftp://{sshd.user}@127.0.0.1:{port or sshd.port}{quote(str(root))}"
+    return f"sftp://{sshd.user}@{host}:{port or sshd.port}{quote(str(root))}"
 
 
 def login_options(sshd: PrivateSshd) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 
 from runicornfs.catalog.nodes import ROOT_INODE
 from runicornfs.store.paths import PATH_LIMIT
@@ -25,3 +26,12 @@ def path_of(connection: sqlite3.Connection, inode: int, known: dict[int, str]) -
     for number, name in reversed(below):
         path = known[number] = f"{path}/{name}" if path else name
     return path
+
+
+def all_paths(connection: sqlite3.Connection) -> Iterator[str]:
+    """The path of every node."""
+    known: dict[int, str] = {}
+    for (inode,) in connection.execute("SELECT inode FROM nodes").fetchall():
+        path = path_of(connection, inode, known)
+        if path is not None:
+            yield path

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from runicornfs.catalog.schema import SCHEMA, SCHEMA_VERSION, TABLES
 from runicornfs.errors import NoSpace, RunicornFSError
@@ -34,21 +35,34 @@ class Database:
     """The connections to one database. Thread-safe, except for `writer`, which its one user at a time guards."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file (0600). Raises sqlite3.Error and OSError where not even a new one can be made."""
+        """Opens nothing yet: readers open the file when they need it, `write` whoever may change it."""
         self.path = path
         self._damage = Path(f"{path}-damaged")  # a marker: SQLite met damage here, the next start begins anew
+        self._writer: sqlite3.Connection | None = None
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._closed = False
+
+    @property
+    def writer(self) -> sqlite3.Connection:
+        """The connection that `write` has opened."""
+        assert self._writer is not None
+        return self._writer
+
+    def write(self) -> None:
+        """Opens the file for writing, or creates it (0600); one that cannot be used is built anew.
+
+        Raises sqlite3.Error and OSError where not even a new one can be made.
+        """
         try:
             if self._damage.exists():
                 raise _Unusable("it was found damaged")
-            self.writer = _open(path)
+            self._writer = _open(self.path)
         except (_Unusable, sqlite3.DatabaseError) as error:
             if not isinstance(error, _Unusable) and not _is_damage(error):
                 raise
-            log.warning("%s is built anew: %s", path, error)
+            log.warning("%s is built anew: %s", self.path, error)
             self._remove()
-            self.writer = _open(path)
-        self._idle: deque[sqlite3.Connection] = deque()
-        self._closed = False
+            self._writer = _open(self.path)
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
@@ -77,6 +91,17 @@ class Database:
             finally:
                 connection.execute("COMMIT")
 
+    def row(self, statement: str, *parameters: object) -> tuple[Any, ...] | None:
+        """The first row that a statement gives."""
+        with self.reader() as connection:
+            row: tuple[Any, ...] | None = connection.execute(statement, parameters).fetchone()
+            return row
+
+    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """All rows that a statement gives."""
+        with self.reader() as connection:
+            return connection.execute(statement, parameters).fetchall()
+
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Turns SQLite's errors into ours where a person can help: NoSpace, or RunicornFSError for a damaged file."""
@@ -96,7 +121,8 @@ class Database:
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
-        self.writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _remove(self) -> None:
         for suffix in ("", "-wal", "-shm"):

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from runicornfs.catalog.nodes import inode_of
+from runicornfs.catalog.runwriter import RunWriter
 from runicornfs.catalog.tree import Source, artifact_nodes, folder_nodes, version_nodes
 from runicornfs.catalog.writer import NodeWriter
 from runicornfs.errors import MalformedRecord
-from runicornfs.store.fields import parse_object
 from runicornfs.store.layout import (
     INDEX_NAME,
     MANIFEST_NAME,
     METADATA_NAME,
+    SWEEPS,
     Role,
     place_of,
 )
@@ -33,10 +34,7 @@ from runicornfs.store.records import (
     IndexEntry,
     VersionIndex,
     VersionMetadata,
-    parse_artifact_uses,
     parse_manifest,
-    parse_run_meta,
-    parse_run_status,
     parse_version_index,
     parse_version_metadata,
     visible_aliases,
@@ -44,15 +42,6 @@ from runicornfs.store.records import (
 
 # A version in one of these states is not finished, or is no more. Any other word, and none, means that it can be used.
 UNUSABLE_STATES = frozenset(("pending", "uploading", "failed", "deleted"))
-_RUN_PARSERS = {
-    Role.RUN_META: parse_run_meta,
-    Role.RUN_STATUS: parse_run_status,
-    Role.RUN_SUMMARY: parse_object,
-    Role.RUN_ENVIRONMENT: parse_object,
-    Role.RUN_CREATED: parse_artifact_uses,
-    Role.RUN_USED: parse_artifact_uses,
-}
-
 
 Number = TypeVar("Number", int, float)
 
@@ -119,19 +108,14 @@ class Rebuild:
     def folder(self, unit: str) -> None:
         """Rebuilds a run, or `sweeps`: shown as it was seen, unless it lies in the recycle bin."""
         sources = list(self._sources(unit))
-        roles = {source.path: place_of(source.path).role for source in sources}
-        if Role.RUN_DELETED in roles.values():
-            self._replace_unit(unit, [])
-            return
-        problems = []
-        for source in sources:
-            parse = _RUN_PARSERS.get(roles[source.path])
-            if parse is None:
-                continue
-            try:
-                parse(self._content(source))
-            except MalformedRecord as error:
-                problems.append(f"{source.path}: {error}")
+        problems: list[str] = []
+        if unit != SWEEPS:
+            run = RunWriter(unit, sources, self._content)
+            run.write(self._connection)
+            if run.is_deleted:
+                self._replace_unit(unit, [])
+                return
+            problems = run.problems
         self._writer.replace(unit, folder_nodes(unit, sources) if sources else ())
         self._replace_problems(unit, problems)
 

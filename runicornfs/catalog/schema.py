@@ -7,9 +7,22 @@ are BLOBs, as the server's file system has them.
 from __future__ import annotations
 
 # Raised with every change below, and with every change of what is derived from the same sources.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
 
-TABLES = ("documents", "sources", "staged", "nodes", "artifacts", "versions", "aliases", "problems", "meta")
+TABLES = (
+    "documents",
+    "sources",
+    "staged",
+    "nodes",
+    "artifacts",
+    "versions",
+    "aliases",
+    "runs",
+    "run_artifacts",
+    "problems",
+    "history",
+    "meta",
+)
 
 SCHEMA = """
 -- contents of the server's small JSON files, never changed: another content is another row
@@ -56,9 +69,33 @@ CREATE TABLE aliases (
     PRIMARY KEY (artifact, alias)
 ) WITHOUT ROWID;
 
+-- the run that a record of the version names, as bytes: runs are known by the names of their folders
+CREATE INDEX versions_by_run ON versions (CAST(created_by_run AS BLOB));
+
+-- every run, also those in the recycle bin (deleted); id is the inode number of its folder, run_id the folder's name
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL, run_id BLOB NOT NULL, project BLOB NOT NULL, name BLOB NOT NULL,
+    created_at REAL NOT NULL, status TEXT NOT NULL, pid INTEGER, started_at REAL, ended_at REAL,
+    best_metric_name TEXT, best_metric_value REAL, created_count INTEGER NOT NULL, used_count INTEGER NOT NULL,
+    summary_document INTEGER, deleted INTEGER NOT NULL
+);
+CREATE INDEX runs_by_run_id ON runs (run_id);
+CREATE INDEX runs_by_name ON runs (project, name);
+
+-- the versions that a run says it created (1) or used (0); artifact is the inode number of the folder, there or not
+CREATE TABLE run_artifacts (
+    run INTEGER NOT NULL, created INTEGER NOT NULL, artifact INTEGER NOT NULL, version INTEGER NOT NULL,
+    type BLOB NOT NULL, name BLOB NOT NULL, at REAL, size_bytes INTEGER,
+    PRIMARY KEY (run, created, artifact, version)
+) WITHOUT ROWID;
+CREATE INDEX run_artifacts_by_version ON run_artifacts (artifact, version, created);
+
 -- what of the store cannot be used; unit as in nodes, 0: the scan's own
 CREATE TABLE problems (unit INTEGER NOT NULL, text TEXT NOT NULL);
 CREATE INDEX problems_by_unit ON problems (unit);
+
+-- what the last snapshots changed
+CREATE TABLE history (generation INTEGER NOT NULL, path BLOB NOT NULL, PRIMARY KEY (generation, path)) WITHOUT ROWID;
 
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 

@@ -6,6 +6,7 @@ Kept up to date by differences: counting a million nodes at every sync would tak
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from dataclasses import asdict, dataclass
 
@@ -25,6 +26,26 @@ class Totals:
             "SELECT count(DISTINCT artifact), count(*) FROM versions WHERE shown"
         ).fetchone()
         return Totals(self.files + files, self.bytes + bytes, artifacts, versions)
+
+
+@dataclass(frozen=True, slots=True)
+class TypeTotals:
+    """Of what is shown of one type: artifacts, versions, and the files and bytes that the index counts for them."""
+
+    artifacts: int
+    versions: int
+    files: int
+    bytes: int
+
+
+def totals_by_type(connection: sqlite3.Connection) -> dict[str, TypeTotals]:
+    # total() adds as floats, exact up to 9 PB: sum() would fail where sizes that nobody can have go over 63 bits.
+    rows = connection.execute(
+        "SELECT type, count(DISTINCT artifact), count(*), CAST(total(num_files) AS INTEGER),"
+        " CAST(total(size_bytes) AS INTEGER) FROM artifacts JOIN versions ON artifact = id WHERE shown"
+        " GROUP BY type ORDER BY type"
+    )
+    return {os.fsdecode(type): TypeTotals(*numbers) for type, *numbers in rows}
 
 
 def read_totals(connection: sqlite3.Connection) -> Totals:

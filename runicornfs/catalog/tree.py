@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from runicornfs.catalog.nodes import Kind, Node, inode_of
+from runicornfs.store.fields import nanoseconds_of
 from runicornfs.store.layout import FILES_NAME
 from runicornfs.store.observed import ObservedKind
 from runicornfs.store.paths import parent_of
@@ -39,7 +40,7 @@ def version_nodes(folder: str, metadata: Source, manifest: Source, inventory: Ma
     while files:
         file = files.pop()
         path = f"{files_folder}/{file.path}"
-        mtime_ns = manifest.mtime_ns if file.modified_at is None else round(file.modified_at * 1e9)
+        mtime_ns = manifest.mtime_ns if file.modified_at is None else nanoseconds_of(file.modified_at)
         folders.note(path, mtime_ns)
         kind = Kind.PLAIN if file.digest is None else Kind.CONTENT
         yield Node(path, inode_of(path), kind, file.size, mtime_ns, digest=file.digest)

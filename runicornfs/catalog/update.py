@@ -5,17 +5,26 @@ repeated from the start. `apply` turns them into a new snapshot or, where it rai
 by the largest unit (a manifest of 100,000 files, 20 MB of JSON, takes 85 MB; the writer's pages 64 MiB more at most)
 and by the list of changed paths.
 
-An `Update` belongs to one thread and comes from `Catalog.update`; only what `known` returns may be read in another.
+There are two kinds of updates, both from the catalog: that of a scan, of which there is one at a time, lasts as long as
+the scan does and keeps what it stages; and that of an edit, whose records of one artifact are staged apart and applied
+at once, also while a scan is under way. What that scan saw of the artifact is older or no newer, and is left out: the
+next scan finds what else has changed there.
+
+An `Update` belongs to one thread; only what `known` returns may be read in another. The updates share the writing
+connection: each method holds the catalog's `_writing` lock while it works, and leaves a transaction open only while it
+stages, which the other may commit: nobody sees what is staged.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from runicornfs.catalog.database import Database
+from runicornfs.catalog.history import generation_of, record
 from runicornfs.catalog.rebuild import Rebuild, replace_problems
 from runicornfs.catalog.totals import Totals, read_totals, write_totals
 from runicornfs.catalog.writer import NodeWriter
@@ -28,6 +37,14 @@ STAGED_BYTES = 4 * 1024 * 1024
 STAGED_ENTRIES = 1000
 # Notices of one scan that are kept.
 NOTICES_LIMIT = 1000
+# Where a scan stages, and where an edit does.
+SCANNED = "staged"
+EDITED = "edited"
+_EDITED = f"""
+CREATE TEMP TABLE IF NOT EXISTS {EDITED} (
+    path BLOB PRIMARY KEY, kind INTEGER, token BLOB, size INTEGER, mtime_ns INTEGER, document INTEGER
+) WITHOUT ROWID
+"""
 # The unit of the scan's own problems: no folder has this inode number.
 SCAN_UNIT = 0
 
@@ -38,12 +55,14 @@ class Changes:
 
     `changed_paths`: every path that came, went or has other attributes, and the folders whose listing is another.
     `documents_changed`: path and id of every document with a new content, None for one that is gone; also of versions
-    that are not shown. `problems`: those of what was rebuilt, and the scan's notices.
+    that are not shown. `problems`: those of what was rebuilt, and the scan's notices. `generation`: the catalog's that
+    shows all of it.
     """
 
     changed_paths: list[str]
     documents_changed: list[tuple[str, int | None]]
     problems: list[str]
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +73,22 @@ class _Affected:
 
 
 class Update:
-    """One thread's work on the catalog. Methods raise sqlite3.Error; `Catalog.update` translates what can be helped."""
+    """One thread's work on the catalog. Methods raise sqlite3.Error; the catalog translates what can be helped."""
 
-    def __init__(self, database: Database, publish: Callable[[Callable[[], None], Totals], None]) -> None:
-        """`publish(commit, totals)` calls `commit`, which makes a new snapshot visible."""
+    def __init__(
+        self,
+        database: Database,
+        writing: threading.RLock,
+        published: Callable[[Changes, Totals], None],
+        table: str = SCANNED,
+    ) -> None:
+        """`writing` protects the writing connection; `published` hears under it of each new snapshot."""
         self._database = database
         self._connection = database.writer
-        self._publish = publish
+        self._writing = writing
+        self._published = published
+        self._table = table
+        self._left_out: set[str] = set()  # artifacts' folders
         self._notices: list[str] = []
         self._pending_bytes = 0
         self._pending_entries = 0
@@ -73,9 +101,82 @@ class Update:
         self.flush()
         return self._known()
 
+    def leave_out(self, artifact: str) -> None:
+        """An edit knows better what is in this artifact's folder: what is staged from now on does not count."""
+        with self._writing:
+            self._left_out.add(artifact)
+
+    def amend(self, artifact: str, observed: Iterable[Observed], gone: Iterable[str]) -> Changes:
+        """For an edit: this is so in the artifact's folder, and shown at once; other paths are no business of it."""
+        with self._writing:
+            self._commit()  # what a scan is staging
+            self._connection.execute(_EDITED)
+            with self._transaction():
+                self._forget_staged(artifact)
+                for item in observed:
+                    if place_of(item.path).artifact == artifact:
+                        self.stage(item)
+                for path in gone:
+                    if place_of(path).artifact == artifact:
+                        self.gone(path)
+                return self._apply(None)
+
     def stage(self, observed: Observed) -> None:
         """The server has this. Raises UnsafePath."""
         path = os.fsencode(check_relative(observed.path))
+        with self._writing:
+            if place_of(observed.path).artifact not in self._left_out:
+                self._stage(path, observed)
+
+    def gone(self, path: str) -> None:
+        """The server does not have this any more. Raises UnsafePath."""
+        raw = os.fsencode(check_relative(path))
+        with self._writing:
+            if place_of(path).artifact in self._left_out:
+                return
+            self._begin()
+            self._unstage(raw, keep=None)
+            self._connection.execute(f"INSERT INTO {self._table} (path) VALUES (?)", (raw,))
+            self._pend(0)
+
+    def notice(self, text: str) -> None:
+        """Something that the scan could not use: a problem of the snapshot that the next `apply` makes."""
+        if len(self._notices) < NOTICES_LIMIT:
+            self._notices.append(text)
+
+    def flush(self) -> None:
+        """Commits what is staged. Readers see nothing of it."""
+        with self._writing:
+            self._commit()
+            self._pending_bytes = self._pending_entries = 0
+
+    def end(self) -> None:
+        """Keeps what is staged where it can be kept; leaves no transaction open."""
+        with self._writing:
+            try:
+                self.flush()
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is staged: the next `apply` makes no new snapshot."""
+        with self._writing:
+            return self._connection.execute(f"SELECT 1 FROM {self._table} LIMIT 1").fetchone() is None
+
+    def apply(self, last_sync: float | None = None) -> Changes:
+        """Makes what is staged visible, all at once.
+
+        `last_sync` (seconds since 1970) is kept as the meta of that name and says that this was a whole sync: the
+        notices of the one before are then forgotten.
+        """
+        with self._writing:
+            if self._table == SCANNED:
+                self.flush()  # what was received stays, also where this fails
+            return self._apply(last_sync)
+
+    def _stage(self, path: bytes, observed: Observed) -> None:
         self._begin()
         document = None
         size = observed.size
@@ -87,54 +188,16 @@ class Update:
             cursor = self._connection.execute("INSERT INTO documents (content) VALUES (?)", (observed.content,))
             document = cursor.lastrowid
         self._connection.execute(
-            "INSERT INTO staged (path, kind, token, size, mtime_ns, document) VALUES (?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO {self._table} (path, kind, token, size, mtime_ns, document) VALUES (?, ?, ?, ?, ?, ?)",
             (path, int(observed.kind), observed.token, size, observed.mtime_ns, document),
         )
         self._pend(0 if observed.content is None else size)
 
-    def gone(self, path: str) -> None:
-        """The server does not have this any more. Raises UnsafePath."""
-        raw = os.fsencode(check_relative(path))
-        self._begin()
-        self._unstage(raw, keep=None)
-        self._connection.execute("INSERT INTO staged (path) VALUES (?)", (raw,))
-        self._pend(0)
-
-    def notice(self, text: str) -> None:
-        """Something that the scan could not use: a problem of the snapshot that the next `apply` makes."""
-        if len(self._notices) < NOTICES_LIMIT:
-            self._notices.append(text)
-
-    def flush(self) -> None:
-        """Commits what is staged. Readers see nothing of it."""
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
-        self._pending_bytes = self._pending_entries = 0
-
-    def end(self) -> None:
-        """Keeps what is staged where it can be kept; leaves no transaction open."""
-        try:
-            self.flush()
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-
-    @property
-    def is_empty(self) -> bool:
-        """Nothing is staged: the next `apply` makes no new snapshot."""
-        return self._connection.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is None
-
-    def apply(self, last_sync: float | None = None) -> Changes:
-        """Makes what is staged visible, all at once.
-
-        `last_sync` (seconds since 1970) is kept as the meta of that name and says that this was a whole sync: the
-        notices of the one before are then forgotten.
-        """
-        self.flush()
+    def _apply(self, last_sync: float | None) -> Changes:
         with self._transaction():
             notices = self._record_sync(last_sync)
             if self.is_empty:
-                return Changes([], [], notices)
+                return Changes([], [], notices, generation_of(self._connection))
             affected = self._affected()
             documents_changed = self._take_over()
             writer = NodeWriter(self._connection)
@@ -146,8 +209,10 @@ class Update:
             writer.refresh_ancestors(affected.ancestors, self._artifacts_seen())
             totals = read_totals(self._connection).grown(self._connection, writer.files, writer.bytes)
             write_totals(self._connection, totals)
-            self._publish(self._commit, totals)
-        return Changes(list(writer.changed), documents_changed, notices + rebuild.problems)
+            generation = record(self._connection, writer.changed)
+        changes = Changes(list(writer.changed), documents_changed, notices + rebuild.problems, generation)
+        self._published(changes, totals)
+        return changes
 
     def _known(self) -> Iterator[tuple[bytes, bytes]]:
         with self._database.reader() as connection:
@@ -171,11 +236,21 @@ class Update:
     def _unstage(self, path: bytes, keep: int | None) -> None:
         """Forgets what was staged for a path, and its document unless an applied source has it, too."""
         self._connection.execute(
-            "DELETE FROM documents WHERE id = (SELECT document FROM staged WHERE path = ?1) AND id IS NOT ?2"
+            f"DELETE FROM documents WHERE id = (SELECT document FROM {self._table} WHERE path = ?1) AND id IS NOT ?2"
             " AND id IS NOT (SELECT document FROM sources WHERE path = ?1)",
             (path, keep),
         )
-        self._connection.execute("DELETE FROM staged WHERE path = ?", (path,))
+        self._connection.execute(f"DELETE FROM {self._table} WHERE path = ?", (path,))
+
+    def _forget_staged(self, artifact: str) -> None:
+        """What a scan has staged of an artifact, be it under way or broken off."""
+        between = below(artifact)
+        self._connection.execute(
+            "DELETE FROM documents WHERE id IN (SELECT document FROM staged WHERE path > ?1 AND path < ?2)"
+            " AND id NOT IN (SELECT document FROM sources WHERE path > ?1 AND path < ?2 AND document IS NOT NULL)",
+            between,
+        )
+        self._connection.execute("DELETE FROM staged WHERE path > ? AND path < ?", between)
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
@@ -184,7 +259,7 @@ class Update:
     def _pend(self, size: int) -> None:
         self._pending_bytes += size
         self._pending_entries += 1
-        if self._pending_bytes >= STAGED_BYTES or self._pending_entries >= STAGED_ENTRIES:
+        if self._table == SCANNED and (self._pending_bytes >= STAGED_BYTES or self._pending_entries >= STAGED_ENTRIES):
             self.flush()
 
     @contextmanager
@@ -216,7 +291,7 @@ class Update:
 
     def _affected(self) -> _Affected:
         affected = _Affected({}, set(), set())
-        for (path,) in self._connection.execute("SELECT path FROM staged"):
+        for (path,) in self._connection.execute(f"SELECT path FROM {self._table}"):
             place = place_of(os.fsdecode(path))
             if place.artifact is not None:
                 versions = affected.artifacts.setdefault(place.artifact, set())
@@ -236,24 +311,24 @@ class Update:
 
     def _take_over(self) -> list[tuple[str, int | None]]:
         """Staged becomes known. Returns the documents that changed."""
-        run = self._connection.execute
+        run, table = self._connection.execute, self._table
         changed = [
             (os.fsdecode(path), document)
             for path, document in run(
-                "SELECT path, staged.document FROM staged LEFT JOIN sources USING (path)"
-                " WHERE staged.document IS NOT sources.document ORDER BY path"
+                f"SELECT path, new.document FROM {table} new LEFT JOIN sources USING (path)"
+                " WHERE new.document IS NOT sources.document ORDER BY path"
             )
         ]
         run(
-            "DELETE FROM documents WHERE id IN (SELECT sources.document FROM staged JOIN sources USING (path)"
-            " WHERE sources.document IS NOT NULL AND sources.document IS NOT staged.document)"
+            f"DELETE FROM documents WHERE id IN (SELECT sources.document FROM {table} new JOIN sources USING (path)"
+            " WHERE sources.document IS NOT NULL AND sources.document IS NOT new.document)"
         )
-        run("DELETE FROM sources WHERE path IN (SELECT path FROM staged WHERE kind IS NULL)")
+        run(f"DELETE FROM sources WHERE path IN (SELECT path FROM {table} WHERE kind IS NULL)")
         run(
             "INSERT OR REPLACE INTO sources (path, kind, token, size, mtime_ns, document)"
-            " SELECT path, kind, token, size, mtime_ns, document FROM staged WHERE kind IS NOT NULL"
+            f" SELECT path, kind, token, size, mtime_ns, document FROM {table} WHERE kind IS NOT NULL"
         )
-        run("DELETE FROM staged")
+        run(f"DELETE FROM {table}")
         return changed
 
     def _artifacts_seen(self) -> bool:
@@ -261,3 +336,9 @@ class Update:
             "SELECT 1 FROM sources WHERE path = ? AND kind = ?", (ARTIFACTS.encode(), int(ObservedKind.DIRECTORY))
         ).fetchone()
         return row is not None
+
+
+def below(folder: str) -> tuple[bytes, bytes]:
+    """Between these two, both excluded, lie the paths below a folder: "0" follows "/"."""
+    raw = os.fsencode(folder)
+    return raw + b"/", raw + b"0"

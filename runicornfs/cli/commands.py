@@ -9,18 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 import runicornfs
-from runicornfs.cli import display
+from runicornfs.cli import cache, display, downloads, managing
 from runicornfs.cli.client import ApiClient
-from runicornfs.cli.parameters import API, CACHE_SIZE, MOUNT_OPTIONS, SIZE, SOURCE, ApiAddress, LaunchOptions
-from runicornfs.errors import AmbiguousName, InvalidInput, NotFound, RunicornFSError
+from runicornfs.cli.launching import launch_options, launched
+from runicornfs.cli.names import ArtifactName
+from runicornfs.cli.options import api_option, json_option, type_option
+from runicornfs.cli.parameters import SOURCE, ApiAddress, LaunchOptions
+from runicornfs.errors import AmbiguousName, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
-from runicornfs.mount.options import MountOptions
-from runicornfs.workspace.folders import DEFAULT_CACHE_DIR
 
 # Not looked at by click: what stands there may be a mount whose daemon is gone.
 MOUNTPOINT = click.Path(path_type=Path, readable=False)
@@ -29,9 +29,9 @@ POLL_S = 0.1  # how often a waiting command asks how far the daemon is
 
 @dataclass(frozen=True)
 class Launchers:
-    """What `mount` and `demo` start; both return when it has ended."""
+    """What `mount`, `serve` and `demo` start; they return when it has ended."""
 
-    mount: Callable[[LaunchOptions], None]
+    launch: Callable[[LaunchOptions], None]
     demo: Callable[[Path | None, bool], None]
 
 
@@ -53,7 +53,15 @@ class SyncState:
 
 
 class Group(click.Group):
-    """Turns our errors into one line and status 1."""
+    """Turns our errors into one line and status 1, and what mount(8) calls into a command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A source always has a slash, and no command has."""
+        if "/" in args[0]:
+            args = ["mount", "--daemon", *args]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -70,60 +78,36 @@ def cli() -> None:
     """A remote Runicorn store as a folder: look at all of it, fetch what you read."""
 
 
-api_option = click.option("--api", "api", metavar="URL", help="The control API of the daemon to talk to.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-
-
 @cli.command()
 @click.argument("source", type=SOURCE)
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("-p", "--port", type=click.IntRange(1, 65535), help="The server's SSH port.")
-@click.option(
-    "-i", "--identity", "identities", multiple=True, type=click.Path(path_type=Path), help="A private key file."
-)
-@click.option("-F", "--ssh-config", type=click.Path(path_type=Path), help="Instead of ~/.ssh/config.")
-@click.option("--known-hosts", type=click.Path(path_type=Path), help="Instead of ~/.ssh/known_hosts.")
-@click.option("--accept-host-key", metavar="FINGERPRINT", help="Accept exactly this unknown host key (SHA256:…).")
-@click.option(
-    "--cache-dir", type=click.Path(path_type=Path), default=DEFAULT_CACHE_DIR, show_default=True, help="Cache folder."
-)
-@click.option("--cache-size", type=CACHE_SIZE, default="10GiB", show_default=True, help="Most that contents may take.")
-@click.option("--min-free", type=SIZE, help="Leave this much of the disk free [default: 1GiB or 5 %, the smaller].")
-@click.option(
-    "--sync-interval", type=click.FloatRange(0), default=600, show_default=True, help="Seconds between syncs; 0: never."
-)
-@click.option("--api", "api", type=API, help="Address of the control API [default: 127.0.0.1:23300, or a free port].")
+@click.option("--offline", is_flag=True, help="Show what was synced earlier; do not connect.")
+@launch_options
 @click.option("--no-api", is_flag=True, help="Serve no control API.")
-@click.option("-o", "mount_options", type=MOUNT_OPTIONS, multiple=True, help="FUSE mount options.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
 @click.pass_obj
-def mount(
-    launchers: Launchers,
-    /,
-    api: ApiAddress | None,
-    no_api: bool,
-    mount_options: tuple[MountOptions, ...],
-    verbose: bool,
-    **options: Any,
-) -> None:
+def mount(launchers: Launchers, /, no_api: bool, api: ApiAddress | None, **options: Any) -> None:
     """Mount a store.
 
-    Connects to SOURCE, syncs its metadata and mounts it on MOUNTPOINT, until Ctrl-C or umount.
+    Connects to SOURCE, syncs its metadata and mounts it on MOUNTPOINT, until Ctrl-C or umount. As mount(8) calls it,
+    `runicornfs SOURCE MOUNTPOINT` without the word mount is the same with --daemon.
 
     SOURCE is [user@]host:/absolute/root, sftp://user@host:port/root, or a folder of this machine.
     """
     if no_api and api is not None:
         raise click.UsageError("--api and --no-api exclude each other")
-    if len(mount_options) > 1:
-        raise click.UsageError("write all mount options behind one -o, with commas")
-    runicornfs.log_to_stderr(verbose)
-    launchers.mount(
-        LaunchOptions(
-            api=None if no_api else api or ApiAddress(),
-            mount_options=mount_options[0] if mount_options else MountOptions(),
-            **options,
-        )
-    )
+    launchers.launch(launched(api=None if no_api else api or ApiAddress(), **options))
+
+
+@cli.command()
+@click.option("--mount", "mountpoint", type=MOUNTPOINT, help="Mount whatever store is in use on this folder, too.")
+@launch_options
+@click.pass_obj
+def serve(launchers: Launchers, /, api: ApiAddress | None, **options: Any) -> None:
+    """Serve the control API.
+
+    Without a server: connect to one from there. Stays until Ctrl-C.
+    """
+    launchers.launch(launched(source=None, api=api or ApiAddress(), **options))
 
 
 @cli.command()
@@ -155,21 +139,23 @@ def sync(full: bool, api: str | None) -> None:
 @json_option
 @api_option
 def status(as_json: bool, api: str | None) -> None:
-    """What is connected, synced, cached and mounted."""
+    """What is connected, synced, cached, mounted and downloaded."""
     client = ApiClient(api)
     answer = client.get("/api/remote/status")
     answer["cache"] = client.get("/api/remote/cache")
+    answer["downloads"] = client.get("/api/remote/downloads")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    stats, cache = answer["stats"], answer["cache"]
+    stats = answer["stats"]
     rows = [
-        ("Store", f"{answer['source']} ({answer['mode']})"),
+        ("Store", f"{answer['source'] or 'none yet'} ({answer['mode']})"),
         ("Connection", answer["status"]),
         ("Last sync", display.moment(stats["last_sync"])),
         ("Artifacts", f"{stats['total_artifacts']}, {display.size(stats['remote_size_bytes'])}"),
-        *([] if answer["mode"] == "local" else [("Cache", _used(cache))]),
+        *([] if answer["mode"] == "local" else [("Cache", cache.used(answer["cache"]))]),
         *(("Mounted on", mount) for mount in answer["mounts"]),
+        ("Downloads", _downloads(answer["downloads"])),
         *([("Error", answer["error"])] if answer["error"] else []),
         *(("Warning", problem) for problem in answer["problems"]),
     ]
@@ -177,8 +163,28 @@ def status(as_json: bool, api: str | None) -> None:
 
 
 @cli.command()
+@click.argument("wanted", metavar="[local|remote]", required=False, type=click.Choice(["local", "remote"]))
+@json_option
+@api_option
+def mode(wanted: str | None, as_json: bool, api: str | None) -> None:
+    """Say or change which store is in use: the one of this machine, or the server's."""
+    client = ApiClient(api)
+    if wanted is not None:
+        answer = client.post("/api/remote/mode/switch", {"mode": wanted})
+        click.echo(json.dumps(answer, indent=2) if as_json else answer["message"])
+        return
+    answer = client.get("/api/remote/mode")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    elif answer["mode"] == "local":
+        click.echo("local")
+    else:
+        click.echo(f"remote, {'connected' if answer['remote_connected'] else 'offline'}")
+
+
+@cli.command()
 @click.argument("name", required=False)
-@click.option("--type", "kind", help="The type, where a name stands under several.")
+@type_option
 @json_option
 @api_option
 def ls(name: str | None, kind: str | None, as_json: bool, api: str | None) -> None:
@@ -188,43 +194,18 @@ def ls(name: str | None, kind: str | None, as_json: bool, api: str | None) -> No
     settles a name that stands under several types.
     """
     client = ApiClient(api)
-    if name is not None and "/" in name:
-        kind, _, name = name.partition("/")
     if name is None:
         answer: Any = client.get("/api/artifacts", type=kind)
         show: Callable[[Any], str] = _artifact_table
     else:
-        artifact, colon, version = name.partition(":")
-        path = f"/api/artifacts/{_quoted(artifact)}"
-        if colon:
-            number = _version_number(client, path, version, kind)
-            answer = client.get(f"{path}/v{number}/files", type=kind)
+        wanted = ArtifactName.parse(name, kind)
+        if wanted.version is not None:
+            answer = client.get(f"{wanted.path}/v{wanted.number(client)}/files", type=wanted.kind)
             show = _file_table
         else:
-            answer = client.get(f"{path}/versions", type=kind)
+            answer = client.get(f"{wanted.path}/versions", type=wanted.kind)
             show = _version_table
     click.echo(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else show(answer))
-
-
-@cli.group()
-def cache() -> None:
-    """The contents that are kept on this machine."""
-
-
-@cache.command("status")
-@json_option
-@api_option
-def cache_status(as_json: bool, api: str | None) -> None:
-    """How large the cache is and how well it serves."""
-    answer = ApiClient(api).get("/api/remote/cache")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-        return
-    click.echo(f"Size:      {_used(answer)}")
-    click.echo(f"Files:     {answer['files']} ({answer['verified_files']} verified, {answer['partial_files']} partial)")
-    click.echo(f"Reads:     {answer['hits']} hits, {answer['misses']} misses ({answer['hit_ratio']:.0%} hits)")
-    click.echo(f"Fetched:   {display.size(answer['bytes_fetched'])}, served {display.size(answer['bytes_served'])}")
-    click.echo(f"Evicted:   {answer['evictions']} files; {answer['mismatches']} failed their sha256")
 
 
 @cli.command()
@@ -240,25 +221,13 @@ def demo(launchers: Launchers, mountpoint: Path | None, once: bool) -> None:
     launchers.demo(mountpoint, once)
 
 
-def _used(cache: dict[str, Any]) -> str:
-    return f"{display.size(cache['size_bytes'])} of {display.size(cache['limit_bytes'])}"
+for command in (cache.cache, cache.pin, cache.unpin, *downloads.COMMANDS, *managing.COMMANDS):
+    cli.add_command(command)
 
 
-def _version_number(client: ApiClient, path: str, version: str, kind: str | None) -> int:
-    """`v3`, `3` or an alias. Raises NotFound."""
-    digits = version.removeprefix("v")
-    if digits.isdecimal():
-        return int(digits)
-    for entry in client.get(f"{path}/versions", type=kind):
-        if version in entry["aliases"]:
-            return int(entry["version"])
-    raise NotFound(f"there is no version or alias {version!r}: `runicornfs ls` with the name alone lists them")
-
-
-def _quoted(name: str) -> str:
-    if not name or "/" in name:
-        raise InvalidInput(f"{name!r} is no artifact's name")
-    return quote(name, safe="")
+def _downloads(answer: dict[str, Any]) -> str:
+    running, ended = answer["active_count"], answer["total_count"] - answer["active_count"]
+    return f"{running or 'none'} running, {ended} ended" if answer["total_count"] else "none"
 
 
 def _artifact_table(artifacts: list[dict[str, Any]]) -> str:

@@ -29,27 +29,44 @@ class Progress(Protocol):
     def current_file(self) -> str | None: ...
 
 
-class SyncDisplay:
-    """A bar on standard error where that is a terminal and the sync takes over a second; one plain line at the end."""
+class Bar:
+    """A bar of bytes on standard error, where that is a terminal and it takes over a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._started = time.monotonic()
         self._bar: tqdm[NoReturn] | None = None
 
-    def show(self, progress: Progress) -> None:
+    def show(self, done: int, total: int, note: str) -> None:
+        """Bytes; a total of 0 is one that is not known yet."""
         if time.monotonic() - self._started < QUICK_S or not sys.stderr.isatty():
             return
         if self._bar is None:
-            self._bar = tqdm(desc="syncing metadata", unit="B", unit_scale=True, leave=False, file=sys.stderr)
-        self._bar.total = progress.total_bytes or None
-        files = f"{progress.synced_files}/{progress.total_files} files"
-        self._bar.set_postfix_str(f"{files}  {(progress.current_file or '')[-50:]}", refresh=False)
-        self._bar.n = progress.synced_bytes
-        self._bar.refresh()  # also where nothing has moved: a large document takes its time
+            self._bar = tqdm(desc=self._what, unit="B", unit_scale=True, leave=False, file=sys.stderr)
+        self._bar.total = total or None
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.n = done
+        self._bar.refresh()  # also where nothing has moved: a large file takes its time
 
-    def finish(self, progress: Progress) -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class SyncDisplay:
+    """A bar while a sync runs, one plain line at the end."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._bar = Bar("syncing metadata")
+
+    def show(self, progress: Progress) -> None:
+        files = f"{progress.synced_files}/{progress.total_files} files"
+        note = f"{files}  {(progress.current_file or '')[-50:]}"
+        self._bar.show(progress.synced_bytes, progress.total_bytes, note)
+
+    def finish(self, progress: Progress) -> None:
+        self._bar.close()
         seconds = time.monotonic() - self._started
         print(
             f"synced {progress.synced_files} metadata files ({size(progress.synced_bytes)}) in {seconds:.1f} s",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +18,6 @@ from runicornfs.remote.address import LocalSource, RemoteSource, parse_source
 
 DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 23300
-# The API has no token yet, so it is served to this machine alone.
 LEAST_CACHE_SIZE = 1024 * 1024  # bytes: some blocks of 128 KiB for each of a few readers
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -30,6 +31,16 @@ class ApiAddress:
     host: str = DEFAULT_API_HOST
     port: int = DEFAULT_API_PORT
     named: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it can be reached from this machine alone."""
+        return self.host in LOOPBACK_HOSTS
+
+    @property
+    def is_unspecified(self) -> bool:
+        """Whether it stands for every address of this machine."""
+        return self.host in (str(IPv4Address(0)), str(IPv6Address(0)), "")
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,11 @@ class Source:
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """Everything `mount` was told. Sizes in bytes, the interval in seconds (0: never)."""
+    """Everything `mount` or `serve` was told; only `serve` has no source. Sizes in bytes, the interval in seconds (0:
+    never)."""
 
-    source: Source
-    mountpoint: Path
+    source: Source | None
+    mountpoint: Path | None
     port: int | None
     identities: tuple[Path, ...]
     ssh_config: Path | None
@@ -62,6 +74,11 @@ class LaunchOptions:
     sync_interval: float
     api: ApiAddress | None
     mount_options: MountOptions
+    store: Path | None = None
+    offline: bool = False
+    daemon: bool = False
+    password_stdin: bool = False
+    passphrase_stdin: bool = False
 
 
 class Parsed(click.ParamType[Value], Generic[Value]):
@@ -103,11 +120,15 @@ def parse_api(text: str) -> ApiAddress:
     host = host.strip("[]")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise InvalidInput(f"{text!r} is no HOST:PORT")
-    if host not in LOOPBACK_HOSTS:
-        raise InvalidInput(f"the control API is served on this machine alone: {host!r} is not a loopback address")
     return ApiAddress(host, int(port), named=True)
 
 
+def parse_path(text: str) -> Path:
+    """A path as a shell would take it, absolute: a daemon leaves the folder in which it was started."""
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+PATH = Parsed("path", parse_path)
 SOURCE = Parsed("source", Source.parse)
 SIZE = Parsed("size", parse_size)
 CACHE_SIZE = Parsed("size", parse_cache_size)

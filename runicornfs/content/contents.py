@@ -42,6 +42,60 @@ class CacheStatus:
     bytes_served: int
     evictions: int  # whole contents
     mismatches: int  # contents whose bytes did not have their sha256
+    waits: list[int]  # reads that waited, by how long: see `counters.WAIT_BOUNDS_S`
+    waited_s: float  # all of them together, in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """A content of which something is here. `key` is the hex of its sha256 where it has one; `path` is a place in the
+    store where it lies or lay. Sizes in bytes, `last_used` in Unix seconds."""
+
+    key: str
+    path: str
+    size_bytes: int
+    cached_bytes: int
+    state: str
+    pinned: bool
+    last_used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Contents that no lack of room evicts. Sizes in bytes: of all of them, and of what is here."""
+
+    label: str
+    files: int
+    size_bytes: int
+    cached_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a removal has done: contents that are gone, their bytes, and the bytes that go when they are closed."""
+
+    files: int
+    size_bytes: int
+    open_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far the check of what is cached is. Contents that are evicted meanwhile count no more; times in Unix seconds.
+
+    `skipped_files` have no sha256. `error` says why it failed.
+    """
+
+    status: str = "idle"  # then running, completed, failed
+    started_at: float | None = None
+    completed_at: float | None = None
+    total_files: int = 0
+    checked_files: int = 0
+    total_bytes: int = 0
+    checked_bytes: int = 0
+    corrupt_files: int = 0
+    skipped_files: int = 0
+    error: str | None = None
 
 
 class Reader(Protocol):
@@ -66,8 +120,12 @@ class Reader(Protocol):
 class Contents(Protocol):
     """Where a mount gets bytes from: the cache of a server's files, or the files of this machine. Thread-safe."""
 
-    def open(self, identity: Identity) -> Reader:
-        """Raises StaleFile where the content is known to have another size."""
+    def open(self, identity: Identity, given: bool = False) -> Reader:
+        """Raises StaleFile where the content is known to have another size.
+
+        `given`: whoever opens it has been given bytes of it by an earlier owner of the cache, so it must hear of it
+        where they turn out to be wrong.
+        """
         ...
 
     def cached_bytes(self, keys: list[str]) -> dict[str, tuple[int, str]]:
@@ -83,8 +141,59 @@ class Contents(Protocol):
 
     def status(self) -> CacheStatus: ...
 
+    def mismatches(self) -> int:
+        """How many contents did not have their sha256 so far. A content is counted before any reader hears of it: who
+        has opened one, and finds as many as `on_dropped` has told of, knows that no bad bytes of it are in use."""
+        ...
+
     def on_dropped(self, callback: Callable[[str], None]) -> None:
         """`callback(key)` is called, with no lock held, when a content was dropped because its sha256 did not match."""
+        ...
+
+    def files(self, sort: str, limit: int) -> list[CachedFile]:
+        """What is cached: the first `limit` in the order of `sort`, which is `last_used` (newest first), `oldest` or
+        `size` (largest share here first). Raises InvalidInput for anything else."""
+        ...
+
+    def pin(self, label: str, sizes: dict[str, int]) -> None:
+        """Keeps these contents (key: bytes), which may not be here yet, from being evicted until `unpin(label)`; what
+        the label stood for before is let go. Raises NoSpace where all that is pinned does not fit into the cache,
+        Refused where nothing is ever kept."""
+        ...
+
+    def unpin(self, label: str) -> None:
+        """Raises NotFound where nothing is pinned under this label."""
+        ...
+
+    def pins(self) -> list[Pin]:
+        """By label."""
+        ...
+
+    def cleanup(self) -> Freed:
+        """Evicts, least recently used first, what is more than the limit, or more than the disk has room for."""
+        ...
+
+    def demote(self, keys: list[str]) -> None:
+        """Those of these contents that nobody has open will be the first to be evicted."""
+        ...
+
+    def evict(self, keys: list[str]) -> Freed:
+        """Drops those of these contents that are neither open nor pinned."""
+        ...
+
+    def clear(self) -> Freed:
+        """Drops everything, pinned or not. What is open stays until it is closed for the last time, and goes then; pins
+        stay as wishes."""
+        ...
+
+    def verify(self) -> Verification:
+        """Starts to check every whole content against its sha256, or joins the check that runs; returns at once.
+
+        A content that does not match is dropped. Raises Refused where nothing is ever kept."""
+        ...
+
+    def verification(self) -> Verification:
+        """How far the check is that was started last."""
         ...
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 `condition` protects everything in it, with three exceptions. A reader whose blocks are all here takes no lock: it looks
 at `states`, reads from `fd`, and looks at `generation` again. So whoever takes bytes away first counts `generation` up,
 then changes `states`, and only then touches the file. `given` is only ever set by readers, before that second look: a
-drop that a reader has not seen has seen `given`. `pins` belongs to the table of entries, under its lock.
+drop that a reader has not seen has seen `given`. `uses` and `cleared` belong to the table of entries,
+under its lock.
 
 Nothing is called under the condition but what is below it in the order of locks: records and room.
 """
@@ -38,6 +39,7 @@ _GONE = bytes(ABSENT if state in (PRESENT, WITHHELD) else state for state in ran
 class OpenReader(Protocol):
     """What an entry knows of its readers."""
 
+    background: bool  # others go before it
     position: int | None  # the first block of the last read
     hits: int
     misses: int
@@ -89,6 +91,7 @@ class Entry:
         self.fd = fd  # -1 while there is no file
         self.generation = 0
         self.drops = 0  # how often everything was dropped
+        self.recorded_at = -1  # `drops`, when the record was seen to say in the database that all is here
         self.given = False  # somebody has been given bytes since then
         self.verified = verified or (not self.count and identity.sha256 == _SHA256_OF_NOTHING)
         self.held = sum(bytes_in(*run, self.size) for run in self._runs_of(PRESENT))  # bytes on the disk
@@ -96,6 +99,9 @@ class Entry:
         self.begun = False  # the record says that the file is being written
         self.dirty = False
         self.retired = False
+        self.demoted = False  # evicted first, once it is at rest
+        self.background = False  # all who read it can wait
+        self.cleared = False  # it goes when it is retired
         self.readers: set[OpenReader] = set()
         self.waiting: list[Waiter] = []
         self.wanted: deque[int] = deque()
@@ -104,7 +110,7 @@ class Entry:
         self.pulling = False  # a fill takes from the two queues
         self.failures = 0  # in a row, of the kind that may pass
         self.strikes = 0  # in a row, of the sha256
-        self.pins = 0
+        self.uses = 0  # readers and threads; with the last one it is retired
         self.paths = [identity.path]
         self._bad_paths: set[str] = set()
         self._sha256 = identity.sha256
@@ -119,7 +125,7 @@ class Entry:
     @property
     def urgent(self) -> bool:
         """Without the condition."""
-        return bool(self.wanted)
+        return bool(self.wanted) and not self.background
 
     @property
     def unchecked(self) -> bool:
@@ -146,9 +152,13 @@ class Entry:
             cached_bytes=self.held,
             blocks=block_map.pack(self.states),
             verified=self.verified,
-            last_used=time.time(),
+            last_used=self.last_used(),
             boot=boot,
         )
+
+    def last_used(self) -> float:
+        """Now, in Unix seconds; before all others where it was demoted."""
+        return 0.0 if self.demoted else time.time()
 
     # Where it lies on the server
 
@@ -213,9 +223,20 @@ class Entry:
         self.wanted.clear()
         self.ahead.clear()
 
+    def join(self, reader: OpenReader) -> None:
+        """A reader is opened."""
+        self.readers.add(reader)
+        self.rank()
+        self.demoted = False
+
+    def rank(self) -> None:
+        """Readers have come, gone or stood back."""
+        self.background = all(reader.background for reader in self.readers)
+
     def leave(self, reader: OpenReader) -> None:
         """A reader is closed."""
         self.readers.discard(reader)
+        self.rank()
         self.ahead = deque(ahead for ahead in self.ahead if ahead.owner is not reader)
         if not self.readers:
             self.forget_wishes()

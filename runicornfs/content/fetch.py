@@ -16,6 +16,7 @@ from runicornfs.content.blocks import BLOCK, bytes_in, runs
 from runicornfs.content.contents import Transfers
 from runicornfs.content.counters import Counters
 from runicornfs.content.entry import Entry
+from runicornfs.content.eviction import Evictor
 from runicornfs.content.flusher import Flusher
 from runicornfs.content.readahead import window_blocks
 from runicornfs.content.room import Room
@@ -53,6 +54,7 @@ class Fetcher:
         self,
         transfers: Transfers,
         table: Table,
+        evictor: Evictor,
         room: Room,
         flusher: Flusher,
         verifier: Verifier,
@@ -60,6 +62,7 @@ class Fetcher:
     ) -> None:
         self._transfers = transfers
         self.table = table
+        self.evictor = evictor
         self.room = room
         self.flusher = flusher
         self.verifier = verifier
@@ -75,7 +78,7 @@ class Fetcher:
         return min(window_blocks(*self._transfers.line()), self.room.limit // 2 // BLOCK)
 
     def _run(self, entry: Entry) -> None:
-        with self.table.pinned(entry) as in_use:
+        with self.table.retained(entry) as in_use:
             if not in_use:
                 return
             with entry.condition:
@@ -97,7 +100,7 @@ class Fetcher:
         entry = fill.entry
         fill.give_back()
         full = isinstance(error, OSError) and error.errno in _FULL
-        if full and not self.table.free(entry, FULL_DISK_STEP):
+        if full and not self.evictor.free(entry, FULL_DISK_STEP):
             error = NoSpace(f"the disk is full, and nothing can go to make room for {path}")
             full = False
         with entry.condition:
@@ -170,7 +173,7 @@ class _Fill(Iterator[tuple[int, int]]):
             own = self._bytes_of(list(self.asked))
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))
         try:
-            while not self._fetcher.table.reserve(entry, first, stop, awaited, own):
+            while not self._fetcher.evictor.reserve(entry, first, stop, awaited, own):
                 if self._fetcher.workers.stopping:
                     raise Unreachable(f"{entry.paths[0]} is not fetched any more: the cache is closed")
                 self._fetcher.verifier.catch_up(entry)
@@ -184,7 +187,7 @@ class _Fill(Iterator[tuple[int, int]]):
         others_wait = self._fetcher.workers.others_wait
         if self._taken >= SHARE and others_wait(urgent=False):
             return True
-        return self._taken > 0 and not self.entry.wanted and others_wait(urgent=True)
+        return self._taken > 0 and not self.entry.urgent and others_wait(urgent=True)
 
     def _stop_pulling(self) -> None:
         self.pulling = False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 
 from runicornfs.catalog.nodes import Node
 
 NANOSECONDS = 1_000_000_000
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,8 @@ def identity_of(node: Node) -> Identity:
     what = b"%d %d %s" % (node.size, node.mtime_ns, os.fsencode(node.path))
     key = f"plain-{hashlib.blake2b(what, digest_size=20).hexdigest()}"
     return Identity(key, node.path, node.size, None, node.mtime_ns // NANOSECONDS)
+
+
+def sha256_of(key: str) -> bytes | None:
+    """What the content with this key has to have, None where that is not known."""
+    return bytes.fromhex(key) if _SHA256.fullmatch(key) else None

@@ -8,10 +8,20 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from runicornfs.content.contents import CACHED, WHOLE, CacheStatus, Interruption, never
+from runicornfs.content.contents import (
+    CACHED,
+    WHOLE,
+    CachedFile,
+    CacheStatus,
+    Freed,
+    Interruption,
+    Pin,
+    Verification,
+    never,
+)
 from runicornfs.content.counters import Counters
 from runicornfs.content.identity import NANOSECONDS, Identity
-from runicornfs.errors import AccessDenied, MissingOnServer, StaleFile
+from runicornfs.errors import AccessDenied, MissingOnServer, NotFound, Refused, StaleFile
 
 _BELOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -23,7 +33,7 @@ class LocalContents:
         self._root = root
         self._counters = Counters()
 
-    def open(self, identity: Identity) -> LocalReader:
+    def open(self, identity: Identity, given: bool = False) -> LocalReader:
         """Raises MissingOnServer, AccessDenied, StaleFile where it is not the file that the catalog knows, OSError."""
         fd = self._open(identity.path)
         try:
@@ -58,10 +68,55 @@ class LocalContents:
             bytes_served=counters.bytes_served,
             evictions=0,
             mismatches=0,
+            waits=list(counters.waits),
+            waited_s=counters.waited_s,
         )
+
+    def mismatches(self) -> int:
+        """Nothing is checked that is not kept."""
+        return 0
 
     def on_dropped(self, callback: Callable[[str], None]) -> None:
         """Nothing is ever dropped."""
+
+    def files(self, sort: str, limit: int) -> list[CachedFile]:
+        """Nothing is kept."""
+        return []
+
+    def pin(self, label: str, sizes: dict[str, int]) -> None:
+        """Raises Refused."""
+        raise Refused(f"{label} need not be pinned: the store lies on this machine, and nothing of it is cached")
+
+    def unpin(self, label: str) -> None:
+        """Raises NotFound."""
+        raise NotFound(f"{label} is not pinned: the store lies on this machine, and nothing of it is cached")
+
+    def pins(self) -> list[Pin]:
+        """Nothing is kept."""
+        return []
+
+    def cleanup(self) -> Freed:
+        """Nothing is kept."""
+        return Freed(0, 0)
+
+    def demote(self, keys: list[str]) -> None:
+        """Nothing is ever evicted."""
+
+    def evict(self, keys: list[str]) -> Freed:
+        """Nothing is kept."""
+        return Freed(0, 0)
+
+    def clear(self) -> Freed:
+        """Nothing is kept."""
+        return Freed(0, 0)
+
+    def verify(self) -> Verification:
+        """Raises Refused."""
+        raise Refused("there is nothing to check: the store lies on this machine, and nothing of it is cached")
+
+    def verification(self) -> Verification:
+        """Nothing is ever checked."""
+        return Verification()
 
     def close(self) -> None:
         """Readers stay readable until they are closed."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 
 from runicornfs.content.blocks import ABSENT, BLOCK
 from runicornfs.content.contents import Interruption, never
 from runicornfs.content.entry import Entry, Waiter
 from runicornfs.content.fetch import Fetcher
 from runicornfs.content.readahead import ReadAhead
+from runicornfs.content.sparse import reopened
 from runicornfs.errors import Interrupted
 
 log = logging.getLogger("runicornfs.content")
@@ -27,6 +29,7 @@ class CachedReader:
     """
 
     def __init__(self, entry: Entry, fetcher: Fetcher) -> None:
+        self.background = False
         self.position: int | None = None
         self.hits = 0
         self.misses = 0
@@ -38,7 +41,7 @@ class CachedReader:
         self._closing = threading.Lock()
         self._closed = False
         with entry.condition:
-            entry.readers.add(self)
+            entry.join(self)
             self._generation = entry.generation
 
     @property
@@ -65,6 +68,37 @@ class CachedReader:
                 return data
         return self._wait(offset, end, interrupted)
 
+    def stand_back(self) -> None:
+        """From now on this reader gets what others have left of the line."""
+        with self._entry.condition:
+            self.background = True
+            self._entry.rank()
+
+    def share(self) -> int | None:
+        """A read-only descriptor of all of the content, for another process; None while it is not whole.
+
+        What it shows never changes, also if this process is killed: not before the record says that the file is whole
+        (see `Table.recover`), and not after that (see `Table.empty`). Raises OSError, sqlite3.Error.
+        """
+        entry = self._entry
+        drops = entry.drops
+        if not entry.whole:
+            return None
+        if entry.recorded_at != drops:
+            self._fetcher.flusher.mark(entry)
+            self._fetcher.flusher.flush()
+        with entry.condition:
+            if not entry.whole or entry.drops != drops or entry.fd < 0 or self._error is not None:
+                return None
+            entry.recorded_at = drops
+            entry.given = True
+            return reopened(entry.fd)
+
+    def also_served(self, hits: int, size: int) -> None:
+        """Reads, and their bytes together, that were made from a shared descriptor."""
+        self.hits += hits
+        self.bytes_served += size
+
     def poison(self, error: Exception) -> None:
         """See `entry.OpenReader`."""
         self._error = error
@@ -83,7 +117,7 @@ class CachedReader:
             self.poison(error)
             self._entry.leave(self)
         self._fetcher.counters.served(self.hits, self.misses, self.bytes_served)
-        self._fetcher.table.unpin(self._entry)
+        self._fetcher.table.release(self._entry)
 
     def _pread(self, offset: int, end: int, generation: int) -> bytes:
         try:
@@ -106,6 +140,7 @@ class CachedReader:
         first, stop = offset // BLOCK, -(-end // BLOCK)
         waiter = Waiter(first, stop)
         wish = None
+        began = time.monotonic()
         with entry.condition:
             entry.waiting.append(waiter)
             try:
@@ -131,6 +166,7 @@ class CachedReader:
                         raise Interrupted(f"the program that read {entry.paths[0]} has given up")
             finally:
                 entry.waiting.remove(waiter)
+                self._fetcher.counters.waited(time.monotonic() - began)
 
     def _take(self, offset: int, end: int) -> bytes | None:
         """The bytes, which are here; None if they are not after all. Under the condition of the entry."""

@@ -8,42 +8,31 @@ must not be there without its record.
 A record names the boot (of the machine) whose page cache its bytes may still lie in, or none once they were fsynced.
 Records of another boot are not to be trusted: see `unsettled`.
 
-Thread-safe. `_lock` protects what is remembered, `_writing` the connection that writes (and is held while it does),
-`_reading` the one that reads. Order: `_writing` or `_reading`, then `_lock`. Who asks looks at what is remembered first
-and at the database second: in between a flush may bring the one into the other, never the other way.
+Thread-safe. `_lock` protects what is remembered; it comes after the locks of the database. Who asks looks at what is
+remembered first and at the database second: in between a flush may bring the one into the other, never the other way.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import math
 import os
-import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-log = logging.getLogger("runicornfs.content")
+from runicornfs.content.database import Database
 
-# Changes with the schema, the names of the files and what `blocks.pack` makes. A cache of another format is emptied.
-FORMAT = 1
 # Victims are read in pages: one page is what most evictions need.
 PAGE = 64
 # SQLite takes no more than 32766 parameters in one statement; more than some hundred are no faster.
 KEYS_AT_ONCE = 500
 
-_SCHEMA = f"""
-CREATE TABLE contents(
-    key TEXT PRIMARY KEY, file TEXT NOT NULL, path BLOB NOT NULL, size INTEGER NOT NULL, cached_bytes INTEGER NOT NULL,
-    blocks BLOB NOT NULL, verified INTEGER NOT NULL, last_used REAL NOT NULL, boot TEXT
-);
-CREATE INDEX by_use ON contents(last_used, cached_bytes, size, verified);
-CREATE INDEX unsettled ON contents(boot) WHERE boot IS NOT NULL;
-PRAGMA user_version = {FORMAT};
-"""
 _COLUMNS = "key, file, path, size, cached_bytes, blocks, verified, last_used, boot"
+
+# The orders in which contents can be listed: used last, to go first, largest share here.
+ORDERS = {"last_used": "last_used DESC, key", "oldest": "last_used, key", "size": "cached_bytes DESC, key"}
 
 
 def boot_id() -> str:
@@ -82,39 +71,46 @@ class Totals:
     cached_bytes: int
 
 
+class Victim(NamedTuple):
+    """What has to be known of a content at rest to delete it."""
+
+    key: str
+    file: str
+    cached_bytes: int
+
+
+class Whole(NamedTuple):
+    """A content at rest of which everything is here. `size` in bytes."""
+
+    key: str
+    file: str
+    path: str
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Removed:
     file: str
 
 
 class Records:
-    """`records.db` in `folder`. `anew` is True if it had to be made: then no file in the cache belongs to anything."""
+    """The table `contents` of the `database` in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.boot = boot_id()
-        self._path = folder / "records.db"
+        self.database = Database(folder)
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._reading = threading.Lock()
         self._pending: dict[str, Record | _Removed] = {}
         self._touched: dict[str, float] = {}
         self._settling: set[str] = set()
-        self.anew = False
-        try:
-            self._writer = self._connect_existing()
-        except (FileNotFoundError, sqlite3.DatabaseError) as error:
-            if not isinstance(error, FileNotFoundError):
-                log.warning("the records of the cache in %s cannot be used (%s); it starts anew, empty", folder, error)
-            self._writer = self._create()
-            self.anew = True
-        self._reader = self._connect()
+
+    @property
+    def anew(self) -> bool:
+        return self.database.anew
 
     def close(self) -> None:
         """Without a flush: that is the caller's matter."""
-        with self._writing:
-            self._writer.close()
-        with self._reading:
-            self._reader.close()
+        self.database.close()
 
     # Questions
 
@@ -124,7 +120,7 @@ class Records:
             touched = self._touched.get(key)
         if isinstance(pending, Record):
             return pending
-        for row in self._select(f"SELECT {_COLUMNS} FROM contents WHERE key = ?", (key,)):
+        for row in self.database.select(f"SELECT {_COLUMNS} FROM contents WHERE key = ?", (key,)):
             if pending != _Removed(row[1]):
                 return _record(row) if touched is None else replace(_record(row), last_used=touched)
         return None
@@ -138,7 +134,7 @@ class Records:
             query = f"SELECT key, file, cached_bytes, size, verified FROM contents WHERE key IN ({marks})"
             with self._lock:
                 pending = {key: self._pending[key] for key in some if key in self._pending}
-            for key, file, cached_bytes, size, verified in self._select(query, some):
+            for key, file, cached_bytes, size, verified in self.database.select(query, some):
                 if pending.get(key) != _Removed(file):
                     found[key] = (cached_bytes, size, bool(verified))
             for key, change in pending.items():
@@ -149,30 +145,46 @@ class Records:
     def totals(self) -> Totals:
         """Of what is in the database: flush before."""
         query = "SELECT count(*), total(cached_bytes < size), total(verified), total(cached_bytes) FROM contents"
-        files, partial, verified, cached_bytes = self._select(query)[0]
+        files, partial, verified, cached_bytes = self.database.select(query)[0]
         return Totals(files, int(partial), int(verified), int(cached_bytes))
 
-    def oldest(self, need: int, spared: Callable[[str, str], bool]) -> list[Record]:
-        """Least recently used contents of `need` bytes together, or all; not those that `spared(key, file)`.
+    def oldest(self, need: float, spared: Callable[[str, str], bool], most: float = math.inf) -> list[Victim]:
+        """Least recently used contents of `need` bytes together, or all, but at most so many; not those that
+        `spared(key, file)`.
 
         Flush before: the order is the database's.
         """
-        found: list[Record] = []
+        found: list[Victim] = []
         with self._lock:
             pending = dict(self._pending)
-        query = f"SELECT {_COLUMNS} FROM contents ORDER BY last_used, key"
-        with self._reading, contextlib.closing(self._reader.execute(query)) as cursor:
-            while need > 0 and (page := cursor.fetchmany(PAGE)):
-                for row in page:
-                    record = pending.get(row[0], _record(row))
-                    if need > 0 and isinstance(record, Record) and not spared(record.key, record.file):
-                        found.append(record)
-                        need -= record.cached_bytes
+        with self.database.rows("SELECT key, file, cached_bytes FROM contents ORDER BY last_used, key") as cursor:
+            while need > 0 and len(found) < most and (page := cursor.fetchmany(PAGE)):
+                for key, file, cached_bytes in page:
+                    change = pending.get(key)
+                    if isinstance(change, _Removed) or spared(key, file):
+                        continue
+                    if need > 0 and len(found) < most:
+                        found.append(Victim(key, file, cached_bytes if change is None else change.cached_bytes))
+                        need -= found[-1].cached_bytes
         return found
+
+    def listed(self, order: str, limit: int) -> list[Record]:
+        """The first contents of which something is here, in one of the `ORDERS`. Flush before."""
+        query = f"SELECT {_COLUMNS} FROM contents WHERE cached_bytes > 0 ORDER BY {ORDERS[order]} LIMIT ?"
+        return [_record(row) for row in self.database.select(query, (limit,))]
+
+    def whole(self) -> Iterator[Whole]:
+        """Every content of which all is here, by key; read in pages, so it may come or go meanwhile. Flush before."""
+        query = "SELECT key, file, path, size FROM contents WHERE key > ? AND cached_bytes = size ORDER BY key LIMIT ?"
+        after = ""
+        while page := self.database.select(query, (after, PAGE)):
+            for key, file, path, size in page:
+                yield Whole(key, file, os.fsdecode(path), size)
+            after = page[-1][0]
 
     def unsettled(self) -> list[Record]:
         """Records whose bytes may have been in no better place than the page cache when they were written."""
-        return [_record(row) for row in self._select(f"SELECT {_COLUMNS} FROM contents WHERE boot IS NOT NULL")]
+        return [_record(row) for row in self.database.select(f"SELECT {_COLUMNS} FROM contents WHERE boot IS NOT NULL")]
 
     # Changes
 
@@ -182,10 +194,12 @@ class Records:
         Takes the promise back that everything recorded was fsynced, and does so durably: from here on bytes may be
         taken away that the old record names. Raises sqlite3.Error.
         """
-        with self._writing:
-            settled = self._writer.execute("SELECT 1 FROM contents WHERE key = ? AND boot IS NULL", (record.key,))
-            with self._transaction(durable=settled.fetchone() is not None):
-                self._writer.execute(_UPSERT, _row(record))
+        with self.database.writing:
+            settled = self.database.writer.execute(
+                "SELECT 1 FROM contents WHERE key = ? AND boot IS NULL", (record.key,)
+            )
+            with self.database.transaction(durable=settled.fetchone() is not None):
+                self.database.writer.execute(_UPSERT, _row(record))
             with self._lock:
                 self._settling.discard(record.key)
                 self._pending.pop(record.key, None)
@@ -230,85 +244,21 @@ class Records:
 
     def flush(self) -> None:
         """Brings what is remembered into the database. Raises sqlite3.Error, and then remembers it still."""
-        with self._writing:
+        with self.database.writing:
             with self._lock:
                 pending, touched = dict(self._pending), dict(self._touched)
             if not pending and not touched:
                 return
-            with self._transaction():
+            with self.database.transaction():
                 removed = [(key, change.file) for key, change in pending.items() if isinstance(change, _Removed)]
-                self._writer.executemany("DELETE FROM contents WHERE key = ? AND file = ?", removed)
+                self.database.writer.executemany("DELETE FROM contents WHERE key = ? AND file = ?", removed)
                 changed = [_row(change) for change in pending.values() if isinstance(change, Record)]
-                self._writer.executemany(_UPSERT, changed)
+                self.database.writer.executemany(_UPSERT, changed)
                 used = [(when, key) for key, when in touched.items()]
-                self._writer.executemany("UPDATE contents SET last_used = ? WHERE key = ?", used)
+                self.database.writer.executemany("UPDATE contents SET last_used = ? WHERE key = ?", used)
             with self._lock:
                 _forget(self._pending, pending)
                 _forget(self._touched, touched)
-
-    # SQLite
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-
-    def _connect_existing(self) -> sqlite3.Connection:
-        if not self._path.exists():
-            raise FileNotFoundError(self._path)
-        connection = self._connect()
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version != FORMAT:
-                raise sqlite3.DatabaseError(f"format {version}, not {FORMAT}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            # Reads both indexes, so most damage shows here and not in somebody's read.
-            connection.execute("SELECT total(cached_bytes) FROM contents").fetchone()
-            connection.execute(f"SELECT {_COLUMNS} FROM contents WHERE boot IS NOT NULL").fetchall()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _create(self) -> sqlite3.Connection:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = self._connect()
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        return connection
-
-    def _select(self, query: str, parameters: Iterable[Any] = ()) -> list[Any]:
-        with self._reading, self._damage_noticed():
-            return self._reader.execute(query, tuple(parameters)).fetchall()
-
-    @contextlib.contextmanager
-    def _transaction(self, durable: bool = False) -> Iterator[None]:
-        """The caller holds `_writing`. A durable one survives a power cut once it is committed."""
-        with self._damage_noticed():
-            if durable:
-                self._writer.execute("PRAGMA synchronous = FULL")
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._writer.execute("COMMIT")
-            finally:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                if durable:
-                    self._writer.execute("PRAGMA synchronous = NORMAL")
-
-    @contextlib.contextmanager
-    def _damage_noticed(self) -> Iterator[None]:
-        """A database that turns out to be malformed while it is in use is made anew by the next start."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if type(error) is sqlite3.DatabaseError:  # its subclasses are a full disk, a lock, …
-                log.error("the records of the cache in %s are damaged: %s", self._path.parent, error)
-                self._path.unlink(missing_ok=True)
-            raise
 
 
 _UPSERT = f"INSERT OR REPLACE INTO contents({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)"

@@ -34,7 +34,7 @@ class Room:
     def reserve(self, size: int) -> int:
         """Reserves `size` bytes and returns 0, or reserves nothing and returns how many bytes have to go first."""
         with self._lock:
-            lacking = max(self._used + size - self.limit, self._min_free + self._coming + size - self._free_bytes())
+            lacking = self._lacking(size)
             if lacking > 0:
                 return lacking
             self._used += size
@@ -57,7 +57,15 @@ class Room:
         with self._lock:
             self._used -= size
 
+    def excess(self) -> int:
+        """How many bytes are more than there may be, 0 or less if none are."""
+        with self._lock:
+            return self._lacking(0)
+
     def left(self) -> int:
         """What can be reserved now."""
         with self._lock:
             return max(0, min(self.limit - self._used, self._free_bytes() - self._coming - self._min_free))
+
+    def _lacking(self, size: int) -> int:
+        return max(self._used + size - self.limit, self._min_free + self._coming + size - self._free_bytes())

@@ -30,6 +30,11 @@ def new_name(key: str) -> str:
     return f"{digest.hexdigest()}-{secrets.token_hex(4)}"
 
 
+def reopened(fd: int) -> int:
+    """Another descriptor of the same file, which can only be read from. Raises OSError."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
 class SparseFiles:
     """The folder. Thread-safe: it has no state but its path."""
 
@@ -65,6 +70,14 @@ class SparseFiles:
             os.close(fd)
             return None
         return fd
+
+    def replace(self, fd: int, name: str, size: int) -> None:
+        """Makes `fd` the descriptor of a new file; who is reading from it ends with the old one. Raises OSError."""
+        new = self.create(name, size)
+        try:
+            os.dup2(new, fd, inheritable=False)
+        finally:
+            os.close(new)
 
     def remove(self, name: str) -> None:
         """Deletes a file, if it is there and ours."""

@@ -1,8 +1,8 @@
-"""The contents that are in use and those at rest: opening, retiring, making room.
+"""The contents that are in use and those at rest: opening, retiring, deleting.
 
-Locks, in order: the table's `_evicting` (one eviction at a time), its `_lock` (the entries, their pins and paths,
-`_leaving`), the condition of an entry, then those of flusher, records and room. None is held while the network is
-waited for.
+Locks, in order: the evictor's (one eviction at a time), the table's `_lock` (the entries, their uses and paths,
+`_leaving`, `cleared`), the condition of an entry, then those of pins, flusher, records and room. None is held while the
+network is waited for.
 
 Crash points, in the order of what happens: a record is in the database before its file is made; a block is written
 before it is recorded; a record is taken back before bytes are punched out of a file or a file is emptied; an evicted
@@ -17,58 +17,47 @@ import logging
 import os
 import sqlite3
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from runicornfs.content.blocks import absent_runs, bytes_in, count_of, runs, unpack
-from runicornfs.content.counters import Counters
+from runicornfs.content.blocks import absent_runs, count_of, unpack
 from runicornfs.content.entry import Entry
 from runicornfs.content.flusher import Flusher
 from runicornfs.content.identity import Identity
-from runicornfs.content.records import Record, Records
+from runicornfs.content.records import Record, Records, Victim
 from runicornfs.content.room import Room
 from runicornfs.content.sparse import SparseFiles, new_name
-from runicornfs.errors import NoSpace, StaleFile, Unreachable
+from runicornfs.errors import StaleFile, Unreachable
 
 log = logging.getLogger("runicornfs.content")
 
-# A content larger than the cache gives its own blocks up as it is read. Each time costs a commit, so it is done for
-# this many bytes at once, or for this share of a small cache.
-RECYCLED_AT_ONCE = 8 << 20
-RECYCLED_SHARE = 8
-
-
-# A content whose last reader has just gone can be evicted as soon as the threads that fetch and hash are done with it.
-# Who needs room waits so often for so long for that: mostly it takes milliseconds, but a server may hang.
+# A content whose last reader has just gone comes to rest as soon as the threads that fetch and hash are done with it.
+# Who wants it at rest waits so often for so long for that: mostly it takes milliseconds, but a server may hang.
 LEAVING_TRIES = 10
 LEAVING_S = 0.1
-# A transfer that stands still ends with the line's time-out (15 s); one that goes on lands long before.
-LANDING_TRIES = 600
-LANDING_S = 0.05
+
+Spared = Callable[[str, str], bool]
 
 
 class Table:
     """Thread-safe."""
 
-    def __init__(self, files: SparseFiles, records: Records, room: Room, flusher: Flusher, counters: Counters) -> None:
+    def __init__(self, files: SparseFiles, records: Records, room: Room, flusher: Flusher) -> None:
         self._files = files
         self._records = records
         self._room = room
         self._flusher = flusher
-        self._counters = counters
-        self._evicting = threading.Lock()
         self._lock = threading.Lock()
         self._retired = threading.Condition(self._lock)
         self._entries: dict[str, Entry] = {}
-        self._leaving: set[str] = set()  # files that are being evicted
-        self._closed = False
+        self._leaving: set[str] = set()  # files that are being deleted
+        self.closed = False
 
     # Opening and retiring
 
     def open(self, identity: Identity) -> Entry:
-        """The entry of a content, pinned. Raises StaleFile if the content is known to have another size."""
+        """The entry of a content, retained. Raises StaleFile if the content is known to have another size."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise Unreachable(f"{identity.path} cannot be opened: the cache is closed")
             entry = self._entries.get(identity.key)
             if entry is None:
@@ -77,32 +66,33 @@ class Table:
                 raise StaleFile(f"{identity.path} cannot be of {identity.size} bytes: what it holds has {entry.size}")
             else:
                 entry.add_path(identity.path)
-            entry.pins += 1
+            entry.uses += 1
             return entry
 
-    def pin(self, entry: Entry) -> bool:
+    def retain(self, entry: Entry) -> bool:
         """Keeps an entry in use; False if it is not in use any more."""
         with self._lock:
             if entry.retired:
                 return False
-            entry.pins += 1
+            entry.uses += 1
             return True
 
-    def unpin(self, entry: Entry) -> None:
+    def release(self, entry: Entry) -> None:
+        """With the last one it is retired."""
         with self._lock:
-            entry.pins -= 1
-            if not entry.pins:
+            entry.uses -= 1
+            if not entry.uses:
                 self._retire(entry)
 
     @contextlib.contextmanager
-    def pinned(self, entry: Entry) -> Iterator[bool]:
-        """Pins an entry; False if it is not in use any more."""
-        pinned = self.pin(entry)
+    def retained(self, entry: Entry) -> Iterator[bool]:
+        """Retains an entry; False if it is not in use any more."""
+        retained = self.retain(entry)
         try:
-            yield pinned
+            yield retained
         finally:
-            if pinned:
-                self.unpin(entry)
+            if retained:
+                self.release(entry)
 
     def entries(self) -> list[Entry]:
         """What is in use now."""
@@ -118,7 +108,7 @@ class Table:
     def close(self) -> None:
         """Nothing can be opened any more."""
         with self._lock:
-            self._closed = True
+            self.closed = True
 
     def _load(self, identity: Identity) -> Entry:
         """Under the lock."""
@@ -157,14 +147,15 @@ class Table:
             fd, entry.fd = entry.fd, -1
             if fd >= 0:
                 os.close(fd)
-            if entry.begun and not entry.held:
+            if entry.cleared or (entry.begun and not entry.held):
                 self._files.remove(entry.file)
                 self._records.remove(entry.key, entry.file)
+                self._room.release(entry.held)
             elif entry.begun or entry.dirty:
                 self._records.put(entry.record(self._records.boot))
                 self._flusher.settle(entry.key, entry.file)
             elif entry.held:
-                self._records.touch(entry.key, time.time())
+                self._records.touch(entry.key, entry.last_used())
             self._flusher.wake()
 
     # Writing
@@ -181,42 +172,31 @@ class Table:
                 entry.begun = True
         return entry.fd
 
-    def reserve(self, entry: Entry, first: int, stop: int, awaited: bool, own: int) -> bool:
-        """Room for blocks of an entry, at the cost of what was used longest ago. Raises NoSpace.
+    # Deleting
 
-        Blocks that nobody waits for push out no block of their own content that will be read before them. Those that
-        somebody waits for may also push out blocks of other open contents that are not whole, and wait for what others
-        fetch (`own` bytes on their way are the caller's, who cannot wait for them here). False says that there will be
-        room when more of the content has been hashed, without which nothing of it may go.
+    def discard(self, choose: Callable[[list[Entry], Spared], list[Victim]]) -> list[Victim]:
+        """Deletes contents at rest, and returns which. One caller at a time.
+
+        `choose(in_use, spared)` says which, with the table locked: from then on nobody finds them. Those for which
+        `spared(key, file)` is true are in use.
         """
-        size = bytes_in(first, stop, entry.size)
-        patience = LEAVING_TRIES if awaited else 0
-        tries = LANDING_TRIES
-        while self._room.reserve(size):
-            with entry.condition:
-                than = -1 if awaited else entry.distance(first)
-            with self._evicting:
-                lacking = self._room.reserve(size)  # again: another thread may just have made room
-                if not lacking:
-                    return True
-                freed = self._evict(lacking) or (not patience and self._recycle(entry, lacking, than))
-                if awaited and not patience:
-                    freed = freed or self._recycle_another(entry, lacking)
-            if freed:
-                continue
-            if patience:
-                patience = patience - 1 if self._wait_for_leaving(entry) else 0
-            elif entry.hash_goes_on:
-                return False
-            elif awaited and tries and self._room.coming > own:
-                tries -= 1
-                time.sleep(LANDING_S)  # what lands can be recycled, and transfers that stand still end
-            else:
-                raise NoSpace(f"there is no room for {entry.paths[0]}: the cache is full of files that are open")
-        return True
+        with self._lock:
+            victims = choose(
+                list(self._entries.values()), lambda key, file: key in self._entries or file in self._leaving
+            )
+            self._leaving.update(victim.file for victim in victims)
+        try:
+            for victim in victims:
+                self._discard(victim)
+        finally:
+            with self._lock:
+                self._leaving.difference_update(victim.file for victim in victims)
+        self._flusher.wake()
+        return victims
 
-    def _wait_for_leaving(self, entry: Entry) -> bool:
-        """Whether another entry has no readers any more, and will be evictable when the last thread is done with it.
+    def wait_for_leaving(self, entry: Entry | None = None) -> bool:
+        """Whether a content, other than this one, has no readers any more, and will be at rest when the last thread is
+        done with it.
 
         If so, waits until something has been retired, or for a moment.
         """
@@ -226,70 +206,46 @@ class Table:
                 self._retired.wait(LEAVING_S)
             return leaving
 
-    def free(self, entry: Entry, size: int) -> bool:
-        """The disk was full although there should have been room: frees some `size` bytes; False if there are none."""
-        with self._evicting:
-            return self._evict(size) or self._recycle(entry, size, -1)
+    def let_leave(self) -> None:
+        """Waits for a moment until all that nobody reads is at rest."""
+        for _ in range(LEAVING_TRIES):
+            if not self.wait_for_leaving():
+                return
 
-    def _evict(self, need: int) -> bool:
-        # A full disk takes no records either: all the more reason to go on.
-        with contextlib.suppress(sqlite3.OperationalError):
-            self._records.flush()
+    def demote(self, keys: list[str]) -> None:
+        """Those that nobody reads are evicted before all others; threads may still be at one that was just closed."""
         with self._lock:
-            victims = self._records.oldest(need, lambda key, file: key in self._entries or file in self._leaving)
-            self._leaving.update(record.file for record in victims)
-        try:
-            for record in victims:
-                self._discard(record)
-        finally:
-            with self._lock:
-                self._leaving.difference_update(record.file for record in victims)
-        if victims:
-            self._counters.evicted(len(victims))
-            self._flusher.wake()
-            freed = sum(record.cached_bytes for record in victims)
-            log.info("evicted %d contents of %d bytes, least recently used first", len(victims), freed)
-        return bool(victims)
-
-    def _recycle_another(self, entry: Entry, need: int) -> bool:
-        """Files larger than the cache, read at the same time, share it. One that is whole and open stays."""
-        with self._lock:
-            others = [other for other in self._entries.values() if other is not entry and not other.whole]
-        others.sort(key=lambda other: other.held, reverse=True)
-        return any(self._recycle(other, need, -1) for other in others)
-
-    def _recycle(self, entry: Entry, need: int, than: int) -> bool:
-        spare = min(RECYCLED_AT_ONCE, self._room.limit // RECYCLED_SHARE)
-        with entry.condition:
-            if entry.fd < 0:
-                return False
-            blocks = entry.expendable(need, spare, than)
-            if not blocks or not self._files.can_punch(entry.fd, entry.count):
-                return False
-            size = entry.give_up(blocks)
-            try:
-                self._records.begin(entry.record(self._records.boot))
-            except sqlite3.Error as error:
-                log.warning("blocks of %s are kept, since that cannot be recorded: %s", entry.paths[0], error)
-                entry.came(blocks)
-                return False
-            self._room.release(size)
-            for first, stop in runs(blocks):
-                self._files.punch(entry.fd, first, stop)
-        return True
+            for key in keys:
+                entry = self._entries.get(key)
+                if entry is None:
+                    self._records.touch(key, 0.0)
+                    continue
+                with entry.condition:
+                    entry.demoted = not entry.readers
 
     def empty(self, entry: Entry) -> None:
-        """Drops all that is here of an entry. With its condition held."""
+        """Drops all that is here of an entry. With its condition held.
+
+        A file that was whole may be open in other processes (`CachedReader.share`) and is never changed again: what
+        comes next goes into a new one.
+        """
+        was_whole = entry.whole
         self._room.release(entry.drop())
         try:
+            if was_whole:
+                self._files.remove(entry.file)
+                entry.file = new_name(entry.key)
             self._records.begin(entry.record(self._records.boot))
             entry.begun = True
-            self._files.empty(entry.fd, entry.size)
+            if was_whole:
+                self._files.replace(entry.fd, entry.file, entry.size)
+            else:
+                self._files.empty(entry.fd, entry.size)
         except (sqlite3.Error, OSError) as error:
             # Its blocks are fetched to the same place again, so it only keeps the space that it has.
             log.warning("the file of %s is not emptied: %s", entry.paths[0], error)
 
-    def _discard(self, record: Record) -> None:
+    def _discard(self, record: Record | Victim) -> None:
         self._files.remove(record.file)
         self._records.remove(record.key, record.file)
         self._room.release(record.cached_bytes)

@@ -67,8 +67,21 @@ class Verifier:
         with self._lock:
             self._callbacks.append(callback)
 
+    def corrupt(self, entry: Entry, generation: int) -> bool:
+        """A whole content was read from the disk and does not match: drops it; False if it has changed since.
+
+        The caller has retained the entry, and looked at its generation before it read.
+        """
+        with entry.condition:
+            if entry.generation != generation or not entry.whole:
+                return False
+            self._mismatched(entry, "that were cached")
+        self._announce(entry)
+        self.resubmit(entry)
+        return True
+
     def _run(self, entry: Entry) -> None:
-        with self._table.pinned(entry) as in_use:
+        with self._table.retained(entry) as in_use:
             if not in_use:
                 return
             with entry.condition:
@@ -81,7 +94,7 @@ class Verifier:
     def catch_up(self, entry: Entry) -> None:
         """Hashes a little, or waits until another thread has: what can be hashed must not go before.
 
-        The caller has pinned the entry.
+        The caller has retained the entry.
         """
         with entry.condition:
             digest = entry.digest
@@ -128,7 +141,7 @@ class Verifier:
                 if entry.verified:
                     self._flusher.settle(entry.key, entry.file)
                 return None
-            self._mismatched(entry)
+            self._mismatched(entry, "that the server sent")
         self._announce(entry)
         self.resubmit(entry)
         return None
@@ -146,7 +159,7 @@ class Verifier:
             if digest.hash is piece.hash:
                 entry.hashed(digest, piece.first, piece.stop)
 
-    def _mismatched(self, entry: Entry) -> None:
+    def _mismatched(self, entry: Entry, which: str) -> None:
         entry.strikes += 1
         again = entry.strikes == 1 and bool(entry.readers)
         log.warning(
@@ -155,7 +168,7 @@ class Verifier:
             " and fetched once more" if again else "",
         )
         self._counters.mismatched()
-        sentence = f"the bytes that the server sent of {entry.paths[0]} do not have the sha256 of the manifest"
+        sentence = f"the bytes {which} of {entry.paths[0]} do not have the sha256 of the manifest"
         self._drop(entry, ContentMismatch(sentence), again)
 
     def _drop(self, entry: Entry, error: Exception, again: bool) -> None:

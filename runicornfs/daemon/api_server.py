@@ -29,6 +29,7 @@ class ApiServer:
                 app,
                 log_level="warning",
                 access_log=False,
+                proxy_headers=False,  # who calls is decided by the connection, never by what a request says of it
                 lifespan="off",
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
@@ -45,7 +46,8 @@ class ApiServer:
 def _listen(address: ApiAddress) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     for port in (address.port, 0):
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer waits 40 ms for an ACK.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address.host, port))

@@ -5,37 +5,25 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import click
-
-from runicornfs.api.app import create_app
-from runicornfs.catalog.catalog import Catalog
-from runicornfs.catalog.update import Changes
+from runicornfs.api.app import Admission, create_app
 from runicornfs.cli.display import SyncDisplay
-from runicornfs.cli.parameters import LaunchOptions
-from runicornfs.content.cache import ContentCache
-from runicornfs.content.contents import Contents
-from runicornfs.content.local import LocalContents
+from runicornfs.cli.parameters import ApiAddress, LaunchOptions
+from runicornfs.daemon import background
 from runicornfs.daemon.api_server import ApiServer
-from runicornfs.daemon.stop import Stop, interruptible
+from runicornfs.daemon.questions import confirmation, credentials
+from runicornfs.daemon.stop import Stop
+from runicornfs.daemon.token import find_token
 from runicornfs.errors import InvalidInput, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.session import Mount
 from runicornfs.remote.address import LocalSource, RemoteSource
-from runicornfs.remote.helper import check_folder, scan_folder, scan_server
-from runicornfs.remote.hostkeys import Confirm, UnknownHostKey, accept_fingerprint
-from runicornfs.remote.identities import Credentials
-from runicornfs.remote.server import Server
-from runicornfs.remote.sshconfig import resolve_host
-from runicornfs.sync.export import MetadataExport
-from runicornfs.sync.syncer import Scan, Syncer
-from runicornfs.workspace.folders import StoreFolder, default_min_free
+from runicornfs.workspace.connection import Access, SshFiles
+from runicornfs.workspace.opening import Keeping
 from runicornfs.workspace.running import DaemonRecord
 from runicornfs.workspace.workspace import Workspace
 
@@ -44,23 +32,26 @@ POLL_S = 0.1  # how often the progress of the first sync is shown, and how soon 
 
 @dataclass(frozen=True)
 class Daemon:
-    """A store that is mounted. `api` is its control API's address."""
+    """What runs. `mount` is the one that was asked for at the start, `api` the control API's address."""
 
     workspace: Workspace
-    mount: Mount
+    mount: Mount | None
     api: str | None
     stop: Stop
 
     def wait(self) -> None:
-        """Returns when somebody wants it to end, or when the mount is gone."""
-        while not self.stop.wait(POLL_S) and not self.mount.ended.is_set():
-            pass
+        """Returns when somebody wants it to end, or when there is nobody left to serve: no mount and no API."""
+        while not self.stop.wait(POLL_S):
+            if self.mount is not None and self.mount.ended.is_set():
+                return
 
 
 def run(options: LaunchOptions) -> None:
-    """Mounts and stays until Ctrl-C, SIGTERM or umount."""
+    """Mounts or serves, and stays until Ctrl-C, SIGTERM or, where it was started to mount, umount."""
     stop = Stop()
     with stop.watching(), running(options, stop) as daemon:
+        if options.daemon:
+            background.detach(_log_file(daemon.workspace, options))
         daemon.wait()
 
 
@@ -68,7 +59,6 @@ def run(options: LaunchOptions) -> None:
 def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
     """A daemon that runs as long as the context: connected, synced, mounted. Raises what stands in the way, and Stopped
     where the end is wished before it is ready."""
-    mountpoints.check_fuse(options.mount_options.allow_other)
     _allow_many_files()
     with ExitStack() as stack:
         try:
@@ -76,103 +66,70 @@ def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
         except RunicornFSError:
             stop.check()  # what was cut short fails in some way of its own
             raise
-        print(f"mounted {options.source.text} on {options.mountpoint}", flush=True)
         yield daemon
 
 
 def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
-    mountpoints.prepare(options.mountpoint)  # before anything that takes long: a mistake here is the commonest
-    store = options.source.store
-    if isinstance(store, LocalSource):
-        workspace = _local(stack, options, store)
-    else:
-        workspace = _remote(stack, options, store, stop)
+    if options.mountpoint is not None:  # before anything that takes long: a mistake here is the commonest
+        mountpoints.check_fuse(options.mount_options.allow_other)
+        mountpoints.prepare(options.mountpoint)
+    keeping = Keeping(options.cache_dir, options.cache_size, options.min_free)
+    workspace = Workspace(keeping, SshFiles(options.ssh_config, options.known_hosts))
+    stack.callback(workspace.close)
+    stop.on_request(workspace.connection.interrupt)
+    _open(workspace, options)
     api = None
     if options.api is not None:
-        server = ApiServer(create_app(workspace), options.api)
+        app = create_app(workspace, _admission(options.api))
+        server = ApiServer(app, options.api)
         stack.callback(server.close)
+        stack.callback(app.state.events.close)
         api = server.url
-        print(f"control API on {api}", file=sys.stderr)
-    _first_sync(workspace, stop)
-    mount = workspace.mount(options.mountpoint, options.mount_options)
-    stack.callback(mount.stop)
-    record = DaemonRecord(api, workspace.source, [str(mount.mountpoint)])
+        if options.source is not None:
+            print(f"control API on {api}", file=sys.stderr)
+    if workspace.store.source and not options.offline:
+        _first_sync(workspace, stop)
+    mount = None
+    if options.mountpoint is not None:
+        mount = workspace.mount(options.mountpoint, options.mount_options)
+    record = DaemonRecord(api, workspace.store.source, [] if mount is None else [str(mount.mountpoint)])
     stack.callback(record.close)
-    return Daemon(workspace, mount, api, stop)
+    if options.source is not None:
+        print(f"mounted {options.source.text} on {options.mountpoint}", flush=True)
+    else:
+        print(f"listening on {api}", flush=True)
+    return Daemon(workspace, mount if options.source is not None else None, api, stop)
 
 
-def _remote(stack: ExitStack, options: LaunchOptions, source: RemoteSource, stop: Stop) -> Workspace:
-    if options.port is not None and source.port not in (None, options.port):
-        raise InvalidInput(f"the source names port {source.port} and --port names {options.port}")
-    host = resolve_host(
-        RemoteSource(source.host, source.root, source.user, options.port or source.port),
-        config_file=options.ssh_config,
-        known_hosts=options.known_hosts,
-    )
-    server = Server(
-        host, source.root, Credentials(identity_files=options.identities), confirm=_confirm(options.accept_host_key)
-    )
-    stack.callback(server.close)
-    stop.on_request(server.close)
-    server.connect()
-    server.verify_store()
-    # The folder is named after the machine, not after an alias that may come to mean another one; and made only now, so
-    # that a mistyped source leaves none.
-    identity: dict[str, object] = {
-        "host": host.hostname,
-        "port": host.port,
-        "user": host.user,
-        "root": source.root,
-    }
-    folder = StoreFolder(options.cache_dir, f"{host.hostname}_{host.user}", identity)
-    stack.callback(folder.close)
-    catalog = Catalog.open(folder.index)
-    stack.callback(catalog.close)
-    min_free = default_min_free(folder.path) if options.min_free is None else options.min_free
-    contents = ContentCache(folder.content, server, options.cache_size, min_free)
-    stack.callback(contents.close)
-    scan = partial(scan_server, server, source.root)
-    workspace = _workspace(stack, options.source.text, folder, catalog, contents, scan, options, server)
-    contents.on_dropped(lambda key: workspace.content_dropped(catalog.paths_of(bytes.fromhex(key))))
-    return workspace
+def _open(workspace: Workspace, options: LaunchOptions) -> None:
+    """The stores that were named: the one of this machine, and the one to mount."""
+    source = None if options.source is None else options.source.store
+    local = source.root if isinstance(source, LocalSource) else options.store
+    if local is not None:
+        workspace.connection.use_local(local).go_online(options.sync_interval)
+    if options.source is not None and isinstance(source, RemoteSource):
+        if options.port is not None and source.port not in (None, options.port):
+            raise InvalidInput(f"the source names port {source.port} and --port names {options.port}")
+        access = Access(
+            options.source.text,
+            RemoteSource(source.host, source.root, source.user, options.port or source.port),
+            credentials(options),
+            confirmation(options.accept_host_key),
+            options.sync_interval,
+        )
+        workspace.connection.connect(access, options.offline)
 
 
-def _local(stack: ExitStack, options: LaunchOptions, source: LocalSource) -> Workspace:
-    root = source.root.resolve()
-    check_folder(root)
-    folder = StoreFolder(options.cache_dir, f"local_{root.name}", {"local": str(root)})
-    stack.callback(folder.close)
-    catalog = Catalog.open(folder.index)
-    stack.callback(catalog.close)
-    contents = LocalContents(root)
-    scan = partial(scan_folder, str(root))
-    return _workspace(stack, str(root), folder, catalog, contents, scan, options, local_root=root)
+def _admission(address: ApiAddress) -> Admission:
+    """Who may call: this account alone; off loopback whoever has the token."""
+    if address.is_loopback:
+        return Admission(token=find_token(needed=False))
+    names = frozenset() if address.is_unspecified else frozenset({address.host.lower()})
+    return Admission(names, find_token(needed=True), always=True)
 
 
-def _workspace(
-    stack: ExitStack,
-    source: str,
-    folder: StoreFolder,
-    catalog: Catalog,
-    contents: Contents,
-    scan: Scan,
-    options: LaunchOptions,
-    server: Server | None = None,
-    local_root: Path | None = None,
-) -> Workspace:
-    def announce(changes: Changes) -> None:
-        workspace.announce(changes)
-
-    export = MetadataExport(folder.metadata, catalog.document)
-    syncer = Syncer(catalog, scan, export, announce)
-    stack.callback(syncer.join)
-    if server is not None:
-        stack.callback(server.close)  # a sync that waits for the line ends with the line
-    stack.callback(syncer.cancel)
-    workspace = Workspace(source, folder.path, catalog, contents, syncer, server=server, local_root=local_root)
-    if options.sync_interval:
-        syncer.every(options.sync_interval)
-    return workspace
+def _log_file(workspace: Workspace, options: LaunchOptions) -> Path:
+    return (workspace.store.folder.path if workspace.store.source else options.cache_dir) / "daemon.log"
 
 
 def _allow_many_files() -> None:
@@ -187,28 +144,14 @@ def _first_sync(workspace: Workspace, stop: Stop) -> None:
     run = workspace.sync()
     while not run.committed.wait(POLL_S):
         stop.check()
-        display.show(workspace.status().sync_progress)
-    run.wait(run.committed)
-    display.finish(workspace.status().sync_progress)
+        display.show(workspace.progress())
+    try:
+        run.wait(run.committed)
+    except RunicornFSError as error:
+        if workspace.store.folder.owned or workspace.store.catalog.meta("last_sync") is None:
+            raise
+        # Another process has the store open, and it has lost its server meanwhile: show what that one shows.
+        print(f"warning: {error}", file=sys.stderr)
+    display.finish(workspace.progress())
     for problem in workspace.problems():
         print(f"warning: {problem}", file=sys.stderr)
-
-
-def _confirm(fingerprint: str | None) -> Confirm | None:
-    """How an unknown host key is decided on: by the fingerprint that was named, else by the person at the terminal."""
-    if fingerprint is not None:
-        return accept_fingerprint(fingerprint)
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        return _ask
-    return None
-
-
-def _ask(unknown: UnknownHostKey) -> bool:
-    if threading.current_thread() is not threading.main_thread():
-        return False  # a reconnection in the background: nobody expects a question now
-    with interruptible():
-        return click.confirm(
-            f"The host {unknown.host} is not known. Its {unknown.key_type} key has the fingerprint\n"
-            f"  {unknown.fingerprint}\nIs it the right one, and shall it be added to known_hosts?",
-            err=True,
-        )

@@ -53,13 +53,13 @@ def run_demo(mountpoint: Path | None, once: bool) -> None:
         if not once:
             program = Path(sys.argv[0]).with_name("runicornfs")
             say(f"\nIn another terminal: {program} status, {program} ls")
-            say(f"Look around in {daemon.mount.mountpoint}; end it with Ctrl-C.")
+            say(f"Look around in {daemon.workspace.mounts[0].mountpoint}; end it with Ctrl-C.")
             daemon.wait()
 
 
 def show(daemon: Daemon) -> None:
     """A listing, a lazy read, and what was fetched for it."""
-    mountpoint = daemon.mount.mountpoint
+    mountpoint = daemon.workspace.mounts[0].mountpoint
     say("\nThe store as a folder (nothing of its contents has been fetched):")
     say(tree(mountpoint))
     say(fetched(daemon))
@@ -97,7 +97,7 @@ def tree(top: Path) -> str:
 
 
 def fetched(daemon: Daemon) -> str:
-    cache = daemon.workspace.cache()
+    cache = daemon.workspace.cache.status()
     total = daemon.workspace.statistics().remote_size_bytes
     return f"Fetched so far: {display.size(cache.bytes_fetched)} of {display.size(total)}"
 

@@ -241,6 +241,7 @@ def run(callbacks: Callbacks, mountpoint: str, source: str, options: MountOption
             subtype="runicornfs",
             ro=True,
             allow_other=options.allow_other,
+            default_permissions=True,  # the kernel keeps to uid, gid and umask: with allow_other nobody else does
             **arguments,
         )
     except RuntimeError as error:

@@ -19,7 +19,7 @@ from runicornfs.content.contents import Interruption
 
 
 class Reader(Protocol):
-    """An open file: `runicornfs.content` has two, a document in memory is a third."""
+    """An open file: a content of `runicornfs.content`, a file that may grow, or a document in memory."""
 
     def read(self, offset: int, size: int, interrupted: Interruption) -> bytes: ...
 
@@ -115,6 +115,11 @@ class HandleTable:
         """Paths that a program has open now."""
         with self._lock:
             return list(self._by_path)
+
+    def readers(self, path: str) -> list[Reader]:
+        """Those of everybody who has this path open now."""
+        with self._lock:
+            return [handle.reader for handle in self._by_path.get(path, ())]
 
     def close_all(self) -> None:
         """At the end of the mount, when no operation runs any more."""

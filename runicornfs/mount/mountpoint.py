@@ -35,7 +35,7 @@ def check_fuse(options_allow_other: bool = False) -> None:
 def prepare(mountpoint: Path) -> Path:
     """The absolute path of an empty folder to mount on: made if its parent exists; a mount that a killed daemon left is
     taken away first. Raises InvalidInput or Refused."""
-    path = Path(os.path.abspath(mountpoint))
+    path = resolved(mountpoint)
     if is_stale(path):
         unmount(path, lazy=True)
     try:
@@ -49,9 +49,23 @@ def prepare(mountpoint: Path) -> Path:
         raise InvalidInput(f"{path} is not a folder: a mount needs an empty one") from None
     except PermissionError:
         raise Refused(f"this account may not use the folder {path}") from None
+    except OSError as error:  # the name is too long, the file system is read-only, …
+        raise InvalidInput(f"{path} cannot be mounted on: {error.strerror}") from None
     if occupied:
         raise InvalidInput(f"the folder {path} is not empty: mounting there would hide what is in it")
+    if os.getuid() != 0 and not os.access(path, os.W_OK):  # fusermount3 asks for that
+        raise Refused(f"this account may not write to {path}: mount on a folder of its own")
     return path
+
+
+def resolved(path: Path) -> Path:
+    """Where the kernel would mount: absolute, with links followed. Asks nothing of what may be mounted there."""
+    path = Path(os.path.abspath(path))
+    try:
+        os.readlink(path)  # lstat would wait for the daemon of a mount
+    except OSError:
+        return Path(os.path.realpath(path.parent), path.name)
+    return Path(os.path.realpath(path))
 
 
 def is_stale(path: Path) -> bool:
@@ -68,6 +82,7 @@ def is_stale(path: Path) -> bool:
 def mounted_type(path: Path) -> str | None:
     """The type of the file system that is mounted exactly here, None where none is. Touches no file system."""
     found = None
+    path = resolved(path)
     for line in _lines("/proc/self/mounts"):
         _, where, kind, *_ = line.split(" ")
         for escape, character in ESCAPES.items():
@@ -79,6 +94,7 @@ def mounted_type(path: Path) -> str | None:
 
 def unmount(path: Path, lazy: bool = False) -> None:
     """Unmounts. Raises Refused when it is in use (`lazy` takes it out of the tree all the same) or is no mount."""
+    path = resolved(path)
     program = fusermount()
     command = ["umount", "-l"] if lazy else ["umount"]
     if program is not None:
@@ -105,6 +121,6 @@ def fusermount() -> str | None:
 
 def _lines(file: str) -> list[str]:
     try:
-        return Path(file).read_text(errors="surrogateescape").splitlines()
+        return Path(file).read_text(errors="surrogateescape").split("\n")[:-1]  # a name may hold any other separator
     except OSError:
         return []

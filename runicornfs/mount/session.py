@@ -7,6 +7,7 @@ lock may do that.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from runicornfs.catalog.catalog import Catalog
+from runicornfs.catalog.update import Changes
 from runicornfs.content.contents import Contents
 from runicornfs.errors import InvalidInput, MountUnavailable, Refused
 from runicornfs.mount import mountpoint as mountpoints
@@ -28,7 +30,7 @@ END = None  # in the queue: the notifier's work is done
 
 
 class Mount:
-    """A mounted store. `start` and `stop` belong to one thread; `changed` may be called by any."""
+    """A mounted store. `start` and `stop` belong to one thread, `show` to one at a time, the rest to any."""
 
     def __init__(self, catalog: Catalog, contents: Contents, source: str, where: Path, options: MountOptions) -> None:
         mountpoints.check_fuse(options.allow_other)
@@ -59,18 +61,33 @@ class Mount:
             self._queue.put(END)
             raise self._error or MountUnavailable(f"libfuse gave up mounting on {self.mountpoint}")
 
-    def changed(self, paths: Iterable[str]) -> None:
-        """The catalog shows something else at these paths now: the kernel forgets what it knew of them."""
-        generation = self._catalog.generation
-        paths = list(paths)
-        self._operations.announce(paths)
+    def changed(self, catalog: Catalog, changes: Changes) -> None:
+        """The catalog has a new snapshot: the kernel forgets what it knew of the paths that changed."""
+        if self._operations.shows(catalog):
+            self._operations.announce(changes.changed_paths)
+            self._drop(changes.changed_paths, lambda: self._operations.announced(catalog, changes.generation))
 
+    def show(self, catalog: Catalog, contents: Contents) -> None:
+        """Shows another store from now on. Programs keep what they have open; the kernel forgets all it knew."""
+        before, self._catalog = self._catalog, catalog
+        generation = catalog.generation
+        self._operations.show(catalog, contents)
+        paths = itertools.chain(before.paths(), catalog.paths())  # read when they are dropped, since they may be many
+        self._drop(paths, lambda: self._operations.announced(catalog, generation))
+
+    def forget(self, contents: Contents, paths: list[str]) -> None:
+        """A content did not have its sha256, and stands at these paths: the kernel forgets its pages. To be called once
+        for each."""
+        self._operations.announce(paths)
+        self._drop(paths, lambda: self._operations.forgotten(contents))
+
+    def _drop(self, paths: Iterable[str], done: Callable[[], None]) -> None:
         def drop() -> None:
             self._follow_split()
             for path in paths:
                 self._kernel.drop(path)
                 self._operations.handles.dropped(path)
-            self._operations.announced(generation)
+            done()
             self._follow_split()
 
         self._queue.put(drop)

@@ -69,59 +69,59 @@ def parse_source(text: str) -> RemoteSource | LocalSource:
     Raises InvalidInput with one sentence that says what is wrong with it.
     """
     if not text:
-        raise InvalidInput("The source is empty: name a store as [user@]host:/absolute/root or as a local folder.")
+        raise InvalidInput("the source is empty: name a store as [user@]host:/absolute/root or as a local folder")
     if _CONTROL.search(text):
-        raise InvalidInput(f"The source {text!r} contains control characters.")
+        raise InvalidInput(f"the source {text!r} contains control characters")
     if text.startswith("sftp://"):
         return _parse_url(text)
     if _SCHEME.match(text):
-        raise InvalidInput(f"The source {text!r} is no address of a store: only sftp:// addresses are understood.")
+        raise InvalidInput(f"the source {text!r} is no address of a store: only sftp:// addresses are understood")
     if text.startswith(("/", "./", "../", "~")) or ":" not in text.partition("/")[0]:
         try:
             return LocalSource(Path(text).expanduser().absolute())
         except RuntimeError:
-            raise InvalidInput(f"The source {text!r} begins with the home of a user that there is not.") from None
+            raise InvalidInput(f"the source {text!r} begins with the home of a user that there is not") from None
     return _parse_scp_like(text)
 
 
 def check_host(host: str) -> str:
     """`host` itself if it can be the name or address of a machine, else InvalidInput."""
     if not host:
-        raise InvalidInput("The host is empty.")
+        raise InvalidInput("the host is empty")
     if host.startswith("-"):
-        raise InvalidInput(f"The host {host!r} begins with a dash.")
+        raise InvalidInput(f"the host {host!r} begins with a dash")
     if _CONTROL.search(host) or _NOT_IN_A_HOST.search(host):
-        raise InvalidInput(f"The host {host!r} contains characters that no host name has.")
+        raise InvalidInput(f"the host {host!r} contains characters that no host name has")
     return host
 
 
 def check_user(user: str) -> str:
     """`user` itself if it can be the name of an account, else InvalidInput."""
     if not user:
-        raise InvalidInput("The user is empty.")
+        raise InvalidInput("the user is empty")
     if user.startswith("-"):
-        raise InvalidInput(f"The user {user!r} begins with a dash.")
+        raise InvalidInput(f"the user {user!r} begins with a dash")
     if _CONTROL.search(user) or _NOT_IN_A_USER.search(user):
-        raise InvalidInput(f"The user {user!r} contains characters that no account's name has.")
+        raise InvalidInput(f"the user {user!r} contains characters that no account's name has")
     return user
 
 
 def check_port(port: int) -> int:
     """`port` itself if it is one (1 to 65535), else InvalidInput."""
     if not 1 <= port <= _HIGHEST_PORT:
-        raise InvalidInput(f"The port {port} is not between 1 and {_HIGHEST_PORT}.")
+        raise InvalidInput(f"the port {port} is not between 1 and {_HIGHEST_PORT}")
     return port
 
 
 def check_root(root: str) -> str:
     """The store's root without superfluous slashes; InvalidInput unless it is absolute and says exactly one place."""
     if not root.startswith("/"):
-        raise InvalidInput(f"The root {root!r} is not absolute: it must begin with a slash.")
+        raise InvalidInput(f"the root {root!r} is not absolute: it must begin with a slash")
     if _CONTROL.search(root):
-        raise InvalidInput(f"The root {root!r} contains control characters.")
+        raise InvalidInput(f"the root {root!r} contains control characters")
     components = [component for component in root.split("/") if component]
     if "." in components or ".." in components:
-        raise InvalidInput(f"The root {root!r} contains '.' or '..'.")
+        raise InvalidInput(f"the root {root!r} contains '.' or '..'")
     return "/" + "/".join(components)
 
 
@@ -129,7 +129,7 @@ def _parse_scp_like(text: str) -> RemoteSource:
     parts = _SCP_LIKE.fullmatch(text)
     if parts is None:
         raise InvalidInput(
-            f"The source {text!r} is not of the form [user@]host:/absolute/root, with an IPv6 address in brackets."
+            f"the source {text!r} is not of the form [user@]host:/absolute/root, with an IPv6 address in brackets"
         )
     user = parts["user"]
     host = parts["host"] if parts["address"] is None else parts["address"]
@@ -139,22 +139,22 @@ def _parse_scp_like(text: str) -> RemoteSource:
 def _parse_url(text: str) -> RemoteSource:
     authority, slash, path = text.removeprefix("sftp://").partition("/")
     if not slash:
-        raise InvalidInput(f"The source {text!r} names no root: write sftp://host/absolute/root.")
+        raise InvalidInput(f"the source {text!r} names no root: write sftp://host/absolute/root")
     user_part, at, host_part = authority.rpartition("@")
     if ":" in user_part:
-        raise InvalidInput("A password does not belong into the source: use a key, the agent or --password-stdin.")
+        raise InvalidInput("a password does not belong into the source: use a key, the agent or --password-stdin")
     user = check_user(unquote(user_part)) if at else None
     port: int | None = None
     if host_part.startswith("["):
         host, bracket, port_part = host_part[1:].partition("]")
         if not bracket or (port_part and not port_part.startswith(":")):
-            raise InvalidInput(f"The source {text!r} has an address in brackets that does not end properly.")
+            raise InvalidInput(f"the source {text!r} has an address in brackets that does not end properly")
         port_text = port_part[1:]
     else:
         host, _, port_text = host_part.partition(":")
     if port_text:
         if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= len(str(_HIGHEST_PORT))):
-            raise InvalidInput(f"The port {port_text!r} is not a number between 1 and {_HIGHEST_PORT}.")
+            raise InvalidInput(f"the port {port_text!r} is not a number between 1 and {_HIGHEST_PORT}")
         port = check_port(int(port_text))
     return RemoteSource(
         check_host(unquote(host)), check_root("/" + unquote(path, errors="surrogateescape")), user, port

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
@@ -29,7 +29,9 @@ from runicornfs.errors import (
 )
 from runicornfs.remote.channels import BROKEN, ChunkPipe, close_channel
 from runicornfs.remote.hostkeys import HostKeyPolicy
-from runicornfs.remote.identities import Credentials, Login, RememberingTransport
+from runicornfs.remote.identities import Credentials
+from runicornfs.remote.login import Login, RememberingTransport
+from runicornfs.remote.reach import Started, Wire, reach
 from runicornfs.remote.sshconfig import HostSettings
 
 log = logging.getLogger("runicornfs.remote.connection")
@@ -56,11 +58,11 @@ class Connection:
     """An open connection. `last_heard` is for whoever judges whether a silent line is dead: see `note_progress`."""
 
     def __init__(
-        self, client: paramiko.SSHClient, transport: paramiko.Transport, line: socket.socket, timeouts: Timeouts
+        self, client: paramiko.SSHClient, transport: paramiko.Transport, wire: Wire, timeouts: Timeouts
     ) -> None:
         self._client = client
         self._transport = transport
-        self._line = line
+        self._wire = wire
         self._timeouts = timeouts
         self.last_heard = time.monotonic()
 
@@ -88,10 +90,11 @@ class Connection:
     def close(self) -> None:
         """End the connection and its threads. Waits in its channels end with ConnectionLost."""
         with contextlib.suppress(OSError):
-            self._line.shutdown(socket.SHUT_RDWR)  # wakes paramiko's thread at once; closing alone would not
+            self._wire.shutdown(socket.SHUT_RDWR)  # wakes paramiko's thread at once; closing alone would not
         self._client.close()
         if threading.current_thread() is not self._transport:
             self._transport.join(_CLOSE_TIME)
+        self._wire.end()
 
     def _open(self, what: str, ask: Callable[[paramiko.Channel], None]) -> paramiko.Channel:
         limit = self._timeouts.read
@@ -110,16 +113,16 @@ class Connection:
             finally:
                 watch.cancel()
         except paramiko.ChannelException as error:
-            raise AccessDenied(f"The server refuses another channel for {what}: {error.text}.") from error
+            raise AccessDenied(f"the server refuses another channel for {what}: {error.text}") from error
         except BROKEN as error:
             if channel is not None:
                 close_channel(channel)
             self._transport.join(_LAST_WORDS_TIME)
             if not self.is_alive:
-                raise ConnectionLost(f"The connection broke while {what} was asked for.") from error
+                raise ConnectionLost(f"the connection broke while {what} was asked for") from error
             if time.monotonic() - began >= limit:
-                raise TimedOut(f"The server did not answer the request for {what} within {limit:g} s.") from error
-            raise AccessDenied(f"The server refuses {what} to this account.") from error
+                raise TimedOut(f"the server did not answer the request for {what} within {limit:g} s") from error
+            raise AccessDenied(f"the server refuses {what} to this account") from error
         return channel
 
 
@@ -128,24 +131,28 @@ def connect(
     credentials: Credentials,
     policy: HostKeyPolicy,
     timeouts: Timeouts,
-    started: Callable[[socket.socket], None] = lambda line: None,
+    started: Started = lambda line: None,
 ) -> Connection:
     """Connect, check the host key, log in. `started` gets the socket first: shutting it down ends the attempt.
 
     Raises Unreachable, TimedOut, HostKeyUnknown, HostKeyChanged, AuthenticationFailed, InvalidInput, ProtocolError.
     """
     where = f"{settings.host}:{settings.port}"
-    line = _reach(settings, timeouts, started)
+    limit = settings.connect_timeout or timeouts.connect
+    if settings.proxy is not None:
+        limit *= 2  # it connects there, and then we do
+    timeouts = replace(timeouts, connect=limit)
+    wire = reach(settings, timeouts.connect, timeouts.read, started)
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(policy)
     client.set_log_channel(_PARAMIKO_LOG)
-    transport = _transport(line, policy, timeouts)
+    transport = _transport(wire, policy, timeouts)
     try:
         client.connect(
             settings.hostname,
             port=settings.port,
             username=settings.user,
-            sock=line,
+            sock=wire,
             timeout=timeouts.connect,
             banner_timeout=timeouts.connect,
             auth_timeout=max(timeouts.connect, timeouts.read),
@@ -157,91 +164,38 @@ def connect(
     except BaseException as error:
         explained = error
         if isinstance(error, BROKEN):
-            explained = _explained(where, error, transport, timeouts)
+            explained = _explained(where, error, transport, wire, timeouts)
         client.close()
-        line.close()
+        wire.close()
         transport.join(_CLOSE_TIME)
+        wire.end()
         transport.packetizer.complete_handshake()  # ends paramiko's timer thread, which would last for its whole time
         if explained is error:
             raise
         raise explained from error
     log.info("connected to %s as %s (%s)", where, settings.user, transport.remote_version)
-    return Connection(client, transport, line, timeouts)
+    return Connection(client, transport, wire, timeouts)
 
 
-def _explained(where: str, error: Exception, transport: paramiko.Transport, timeouts: Timeouts) -> ServerError:
+def _explained(
+    where: str, error: Exception, transport: paramiko.Transport, wire: Wire, timeouts: Timeouts
+) -> ServerError:
     """The sentence for what went wrong between the TCP connection and the login."""
     if isinstance(error, IncompatiblePeer):
-        return ProtocolError(f"{where} has no way to encrypt in common with us: {error}.")
+        return ProtocolError(f"{where} has no way to encrypt in common with us: {error}")
     if transport.is_active() or isinstance(error.__context__, TimeoutError):  # paramiko has not seen it break: it waits
-        return TimedOut(f"{where} took the connection but did not speak SSH within {timeouts.connect:g} s.")
+        return TimedOut(f"{where} took the connection but did not speak SSH within {timeouts.connect:g} s")
     if "Indecipherable protocol version" in str(error) or "Invalid SSH banner" in str(error):
-        return ProtocolError(f"{where} answers, but is no SSH server.")
+        return ProtocolError(f"{where} answers, but is no SSH server")
+    if wire.proxy is not None and (said := wire.proxy.failure(where)) is not None:
+        return said
     if not transport.remote_version:
         return Unreachable(f"{where} closed the connection without speaking SSH: is sshd running there?")
-    return ConnectionLost(f"The connection to {where} broke while it was being set up.")
+    return ConnectionLost(f"the connection to {where} broke while it was being set up")
 
 
-class _Line(socket.socket):
-    """A socket whose `send` gives up after a time without any progress, where paramiko would try for ever."""
-
-    patience = 0.0  # seconds
-    _blocked_since: float | None = None
-
-    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
-        try:
-            sent = super().send(data, flags)
-        except TimeoutError:
-            now = time.monotonic()
-            if self._blocked_since is None:
-                self._blocked_since = now
-            elif now - self._blocked_since > self.patience:
-                raise ConnectionAbortedError("the line took no more data") from None
-            raise
-        self._blocked_since = None
-        return sent
-
-
-def _reach(settings: HostSettings, timeouts: Timeouts, started: Callable[[socket.socket], None]) -> _Line:
-    """A TCP connection to the first of the host's addresses that answers."""
-    where = f"{settings.host}:{settings.port}"
-    try:
-        addresses = socket.getaddrinfo(settings.hostname, settings.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise Unreachable(
-            f"The host {settings.hostname} cannot be found: check its name, ~/.ssh/config and the network."
-        ) from error
-    failure: OSError = OSError("no address")
-    deadline = time.monotonic() + timeouts.connect
-    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        line = _Line(family, kind, protocol)
-        try:
-            line.patience = timeouts.read
-            line.settimeout(max(deadline - time.monotonic(), 0.001) / (len(addresses) - tried))
-            started(line)
-            line.connect(address)
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(
-                socket, "TCP_USER_TIMEOUT"
-            ):  # Linux: ends an idle line on which keep-alives are not acknowledged
-                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * timeouts.read))
-        except OSError as error:
-            line.close()
-            failure = error
-            continue
-        except BaseException:
-            line.close()
-            raise
-        return line
-    if isinstance(failure, ConnectionRefusedError):
-        raise Unreachable(f"{where} refuses connections: is sshd running there, and is this its port?") from failure
-    if isinstance(failure, TimeoutError):
-        raise TimedOut(f"{where} did not answer within {timeouts.connect:g} s.") from failure
-    raise Unreachable(f"{where} cannot be reached: {failure.strerror or failure}.") from failure
-
-
-def _transport(line: socket.socket, policy: HostKeyPolicy, timeouts: Timeouts) -> RememberingTransport:
-    transport = RememberingTransport(line, default_window_size=_WINDOW, default_max_packet_size=_PACKET)
+def _transport(wire: Wire, policy: HostKeyPolicy, timeouts: Timeouts) -> RememberingTransport:
+    transport = RememberingTransport(wire, default_window_size=_WINDOW, default_max_packet_size=_PACKET)
     transport.set_log_channel(_PARAMIKO_LOG)
     _quieten(logging.getLogger(_PARAMIKO_LOG))
     transport.handshake_timeout = 2 * timeouts.connect  # later than the client's own, which knows what it waited for

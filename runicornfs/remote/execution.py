@@ -37,16 +37,16 @@ class ExecChannel:
                     raise EOFError
                 view = view[sent:]
         except TimeoutError as error:
-            raise TimedOut("The command on the server took no more input for too long.") from error
+            raise TimedOut("the command on the server took no more input for too long") from error
         except BROKEN as error:
-            raise ConnectionLost("The command on the server ended before it had taken its input.") from error
+            raise ConnectionLost("the command on the server ended before it had taken its input") from error
 
     def end_input(self) -> None:
         """Close the command's standard input: it reads its end."""
         try:
             self._channel.shutdown_write()
         except BROKEN as error:
-            raise ConnectionLost("The connection to the server broke.") from error
+            raise ConnectionLost("the connection to the server broke") from error
 
     def read(self, count: int) -> bytes:
         """Up to `count` bytes of standard output as soon as there are some, b"" at its end.
@@ -56,12 +56,12 @@ class ExecChannel:
         try:
             data = self._channel.recv(count)
         except TimeoutError as error:
-            raise TimedOut("The command on the server made no progress for too long.") from error
+            raise TimedOut("the command on the server made no progress for too long") from error
         except BROKEN as error:
-            raise ConnectionLost("The connection to the server broke.") from error
+            raise ConnectionLost("the connection to the server broke") from error
         self._drain_stderr()
         if not data and not self._channel.eof_received:
-            raise ConnectionLost("The connection to the server broke before the command's output had ended.")
+            raise ConnectionLost("the connection to the server broke before the command's output had ended")
         self._heard(len(data))
         return data
 
@@ -71,7 +71,7 @@ class ExecChannel:
         Raises TimedOut.
         """
         if not self._channel.status_event.wait(self._channel.gettimeout()):
-            raise TimedOut("The command on the server has not ended.")
+            raise TimedOut("the command on the server has not ended")
         status = self._channel.exit_status
         return status if status >= 0 else None
 

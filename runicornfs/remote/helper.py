@@ -4,71 +4,46 @@ The program goes over the exec channel's standard input, started by a command th
 on the server and no name ever becomes part of a command. Its answer begins behind a marker that was chosen for this one
 call, since login scripts print banners; what follows is one compressed stream of frames. All of it is untrusted: sizes
 are bounded before memory is used for them, and what is not as it should be is a `ProtocolError`.
+
+Up to the marker everything may go wrong because the account may run no program, or finds no Python: that is
+`HelperUnavailable`, and there is another way. What goes wrong behind it is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
 import secrets
 import threading
+import time
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, Protocol
 
-from runicornfs.errors import ProtocolError, ServerError, StoreUnusable, UnsafePath
-from runicornfs.remote import helper_program
+from runicornfs.errors import AccessDenied, ProtocolError, ServerError, StoreUnusable, TimedOut
+from runicornfs.remote import helper_program, walk
+from runicornfs.remote.events import Event, Known, typed
 from runicornfs.remote.server import ExecChannel, Server
-from runicornfs.store.observed import Observed, ObservedKind
-from runicornfs.store.paths import check_relative
+from runicornfs.store.paths import printable
 
-# Reads its own text from standard input (`python3 -` would swallow the data behind it). -I: nobody's environment, user
-# site or working directory changes what it imports.
-COMMAND = (
-    "python3 -I -c 'import sys; i = sys.stdin.buffer; "
-    'exec(compile(i.read(int(i.readline())), "runicornfs-helper", "exec"), {"__name__": "__main__"})\''
-)
+# Reads the text of a program from standard input and runs it (`python3 -` would swallow the data behind it). -I:
+# nobody's environment, user site or working directory changes what it imports. csh and fish understand it as sh does.
+COMMAND = "python3 -I -c 'import sys; i = sys.stdin.buffer; exec(i.read(int(i.readline())))'"
 # What login scripts may print before the marker; more than this is no banner.
-BANNER_LIMIT = 1024 * 1024
+BANNER_LIMIT = 8 * 1024 * 1024
 BANNER_TAIL = 500  # bytes of it that are kept: enough for a message, and more than the marker
+BANNER_S = 60.0  # seconds that they may take for it all
 # A path has at most 4096 bytes, written with escapes of six characters each at worst.
 HEADER_LIMIT = 64 * 1024
 TIMEOUT_S = 30.0  # a busy server may take its time to start Python; after that the helper shows that it is alive
 CHUNK = 256 * 1024  # bytes asked of the channel, and bytes decompressed, at a time
-KINDS = {
-    helper_program.DOCUMENT: ObservedKind.DOCUMENT,
-    helper_program.FILE: ObservedKind.FILE,
-    helper_program.DIRECTORY: ObservedKind.DIRECTORY,
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """A path of the last sync that is not there any more."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """The scan could not use something; `text` names it."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How many documents, of how many bytes together, are still to come."""
-
-    documents: int
-    size_bytes: int
-
-
-Event = Observed | Gone | Notice | Plan
-Known = Iterable[tuple[bytes, bytes]]
+class HelperUnavailable(Exception):
+    """This account cannot run the helper on this server; the message says why."""
 
 
 class ByteSource(Protocol):
@@ -78,52 +53,42 @@ class ByteSource(Protocol):
         """At most `size` bytes, b"" at the end."""
 
 
-def scan_server(server: Server, root: str, known: Known) -> Iterator[Event]:
-    """Yields what changed on the server against `known` (path and token of the last sync), in one round trip.
+def scan_by_helper(server: Server, root: str, packed: bytes) -> Iterator[Event]:
+    """Yields what changed on the server against what is known (`pack`), in one round trip.
 
-    Raises StoreUnusable where there is no store or no Python, ServerError where the line or the answer is bad.
+    Raises HelperUnavailable before the first event or never, StoreUnusable where there is no store, and ServerError
+    where the line or the answer is bad.
+    """
+    with answering(server, program(walk, helper_program), {"root": root}, packed) as frames:
+        yield from events(frames)
+
+
+@contextlib.contextmanager
+def answering(server: Server, text: bytes, request: dict[str, Any], packed: bytes) -> Iterator[Frames]:
+    """Runs a program on the server, as `program` makes it, for as long as the context; yields what it answers.
+
+    Raises HelperUnavailable before anything was asked for, and ServerError where the line is bad.
     """
     marker = f"runicornfs-{secrets.token_hex(16)}\n"
-    with server.exec(COMMAND, timeout=TIMEOUT_S) as channel:
-        sender = threading.Thread(target=_send, args=(channel, root, marker, known), name="helper-request", daemon=True)
+    header = json.dumps(request | {"marker": marker, "known_bytes": len(packed)})
+    data = b"%d\n" % len(text) + text + header.encode() + b"\n" + packed
+    with contextlib.ExitStack() as stack:
+        try:
+            channel = stack.enter_context(server.exec(COMMAND, timeout=TIMEOUT_S))
+        except AccessDenied as error:
+            raise HelperUnavailable(str(error)) from error
+        sender = threading.Thread(target=_send, args=(channel, data), name="helper-request", daemon=True)
         sender.start()
         try:
             _skip_banner(channel, marker.encode())
-            yield from _events(Frames(channel))
+            yield Frames(channel)
         finally:
             channel.close()
             sender.join()
 
 
-def check_folder(root: Path) -> None:
-    """Raises StoreUnusable where a folder of this machine is no store."""
-    if not root.is_dir():
-        raise StoreUnusable(f"there is no folder {root} (a store on a server is written as host:/absolute/path)")
-    if not any((root / name).is_dir() for name in ("artifacts", "runs")) and not any(root.glob("*/*/runs")):
-        raise StoreUnusable(f"{root} is no Runicorn store: it has neither a folder artifacts nor any runs")
-
-
-def scan_folder(root: str, known: Known) -> Iterator[Event]:
-    """The same walk over a store on this machine, in our own process."""
-    try:
-        for kind, *fields in helper_program.scan(os.fsencode(root), dict(known)):
-            yield from _event(kind, fields)
-    except helper_program.StoreMissing as error:
-        raise StoreUnusable(str(error).replace(" on the server", "")) from None
-
-
-def _send(channel: ExecChannel, root: str, marker: str, known: Known) -> None:
-    """The whole request; a server that does not want it says so on the reading side."""
-    program = inspect.getsource(helper_program).encode()
-    packed = _pack(known)
-    request = json.dumps({"root": root, "marker": marker, "known_bytes": len(packed)})
-    try:
-        channel.write(b"%d\n" % len(program) + program + request.encode() + b"\n" + packed)
-    except ServerError:
-        return  # the reader of the channel meets the same end and reports it
-
-
-def _pack(known: Known) -> bytes:
+def pack(known: Known) -> bytes:
+    """What is known, compressed for the way."""
     compressor = zlib.compressobj(3)
     parts = []
     for path, token in known:
@@ -132,27 +97,51 @@ def _pack(known: Known) -> bytes:
     return b"".join(parts)
 
 
+def program(*modules: ModuleType) -> bytes:
+    """Modules that travel, as one text that makes them there, in order, and runs the last one's `main`."""
+    lines = ["import sys, types"]
+    for module in modules:
+        name, source = module.__name__, inspect.getsource(module)
+        lines.append(f"module = sys.modules[{name!r}] = types.ModuleType({name!r})")
+        lines.append(f"exec(compile({source!r}, {name!r}, 'exec'), vars(module))")
+    lines.append("module.main()")
+    return "\n".join(lines).encode()
+
+
+def _send(channel: ExecChannel, data: bytes) -> None:
+    """The whole request; a server that does not want it says so on the reading side."""
+    try:
+        channel.write(data)
+    except ServerError:
+        return  # the reader of the channel meets the same end and reports it
+
+
 def _skip_banner(channel: ExecChannel, marker: bytes) -> None:
     """Leaves the channel just behind the marker: asks for no more bytes than the marker still lacks."""
+    deadline = time.monotonic() + BANNER_S
     seen, count = b"", 0  # the end of what was printed, and how much it was
     while not seen.endswith(marker):
         begun = max(length for length in range(len(marker)) if seen.endswith(marker[:length]))
-        data = channel.read(len(marker) - begun)
+        try:
+            data = channel.read(len(marker) - begun)
+        except TimedOut:
+            # If it is the line that is silent, whoever tries the other way will meet that.
+            raise HelperUnavailable(f"the account's shell ran no program within {TIMEOUT_S:g} s") from None
         if not data:
             raise _did_not_start(channel, seen)
         seen = (seen + data)[-BANNER_TAIL:]
         count += len(data)
-        if count > BANNER_LIMIT:
-            raise ProtocolError("the server prints without end before it runs the helper")
+        if count > BANNER_LIMIT or time.monotonic() > deadline:
+            raise HelperUnavailable("the account's shell prints without end and runs no program")
 
 
-def _did_not_start(channel: ExecChannel, seen: bytes) -> ServerError:
+def _did_not_start(channel: ExecChannel, seen: bytes) -> HelperUnavailable:
     status = channel.exit_status()
     said = (channel.stderr_tail() or seen).decode(errors="replace").strip().splitlines()
     if status == 127 or any("python3" in line and "not found" in line for line in said):
-        return StoreUnusable("the server has no python3 (3.8 or newer), which the metadata sync needs")
-    detail = f": {said[-1]}" if said else ""
-    return ProtocolError(f"the helper did not start on the server (exit status {status}){detail}")
+        return HelperUnavailable("there is no python3")
+    detail = f" and said {printable(said[-1])!r}" if said else ""
+    return HelperUnavailable(f"starting python3 (3.8 or newer) ended with status {status}{detail}")
 
 
 class Frames:
@@ -166,7 +155,7 @@ class Frames:
     def next(self) -> tuple[int, list[Any], bytes]:
         """Kind, header and body of the next frame. Raises ProtocolError."""
         kind, header_length, body_length = helper_program.FRAME.unpack(self._take(helper_program.FRAME.size))
-        if header_length > HEADER_LIMIT or body_length > helper_program.DOCUMENT_LIMIT:
+        if header_length > HEADER_LIMIT or body_length > walk.DOCUMENT_LIMIT:
             raise ProtocolError("the helper sent an oversized frame")
         try:
             header = json.loads(self._take(header_length))
@@ -193,62 +182,19 @@ class Frames:
             raise ProtocolError("the helper's answer is damaged") from None
 
 
-def _events(frames: Frames) -> Iterator[Event]:
+def events(frames: Frames) -> Iterator[Event]:
+    """The events of a scan, to its end. Raises StoreUnusable and ProtocolError."""
     while True:
         kind, header, body = frames.next()
-        if kind == helper_program.END:
-            return
         try:
+            if kind == helper_program.END:
+                return
             if kind == helper_program.FAILED:
                 raise StoreUnusable(str(header[0]))
-            if kind in KINDS:
-                path, token, *numbers = header
-                yield from _event(kind, [os.fsencode(path), bytes.fromhex(token), *numbers, body])
-            elif kind in (helper_program.GONE, helper_program.WARNING):
-                path, *rest = header
-                yield from _event(kind, [os.fsencode(path), *rest])
-            else:
-                yield from _event(kind, header)
+            if kind not in (walk.PLAN, walk.ALIVE):
+                header[0] = os.fsencode(header[0])
+            if kind in (walk.DOCUMENT, walk.UNREADABLE, walk.FILE, walk.DIRECTORY):
+                header[1] = bytes.fromhex(header[1])
+            yield from typed([(kind, *header, body) if kind == walk.DOCUMENT else (kind, *header)])
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError(f"the helper sent a frame that makes no sense: {error}") from None
-
-
-def _event(kind: int, fields: list[Any]) -> Iterator[Event]:
-    """The typed event of one frame, if it has one; a path that may not be one becomes a notice."""
-    if kind == helper_program.ALIVE:
-        return
-    if kind == helper_program.PLAN:
-        documents, size_bytes = fields
-        yield Plan(_count(documents), _count(size_bytes))
-        return
-    path: str = os.fsdecode(fields[0])
-    try:
-        check_relative(path)
-    except UnsafePath as error:
-        yield Notice(str(error))
-        return
-    if kind == helper_program.GONE:
-        yield Gone(path)
-    elif kind == helper_program.WARNING:
-        yield Notice(f"{path}: {str(fields[1])[:500]}")
-    elif kind == helper_program.DIRECTORY:
-        yield Observed(path, ObservedKind.DIRECTORY, fields[1], 0, 0, None)
-    elif kind in KINDS:
-        _, token, size, mtime_ns, *content = fields
-        document = kind == helper_program.DOCUMENT
-        yield Observed(
-            path,
-            KINDS[kind],
-            token,
-            _count(size),
-            max(0, min(int(mtime_ns), 2**62)),
-            content[0] if document else None,
-        )
-    else:
-        raise ValueError(f"unknown kind {kind}")
-
-
-def _count(number: Any) -> int:
-    if not isinstance(number, int) or not 0 <= number < 2**62:
-        raise ValueError(f"{number!r} is no count")
-    return number

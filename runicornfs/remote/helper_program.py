@@ -1,12 +1,10 @@
 """The program that runs on the server: walks the store and tells what changed.
 
-It travels to the server over the standard input of a constant command (see `runicornfs.remote.helper`) and leaves
-nothing there; local mode calls `scan` in our own process. So it knows the standard library and nothing else, and runs
-on Python 3.8.
+It travels to the server, behind `runicornfs.remote.walk`, over the standard input of a constant command (see
+`runicornfs.remote.helper`) and leaves nothing there; local mode calls `scan` in our own process. So it knows the
+standard library and the walk, and nothing else, and runs on Python 3.8.
 
-What it promises: it only reads; it follows no symbolic link below the root; it descends neither into the contents of
-artifacts (`v<N>/files`, `.dedup`) nor into folders that hold no runs; a file that cannot be read costs itself and a
-warning, and is never reported as gone; a document's token belongs to exactly the bytes that are sent with it.
+What it promises: it only reads; a document's token belongs to exactly the bytes that are sent with it.
 """
 
 from __future__ import annotations
@@ -15,50 +13,42 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
 import struct
 import sys
 import time
 import zlib
 
+from runicornfs.remote.walk import (
+    ALIVE,
+    DOCUMENT,
+    DOCUMENT_LIMIT,
+    GONE,
+    INDEX,
+    ONLY,
+    PLAN,
+    READ_TRIES,
+    WARNING,
+    Status,
+    Step,
+    StoreMissing,
+    Walk,
+    check_document,
+)
+
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without loading typing on the server
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Generator, Iterator, List
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
-    Event = tuple[Any, ...]
-    Entries = List[os.DirEntry[bytes]]
-    Folders = List[bytes]
+    from runicornfs.remote.walk import Entry, Event
 
-# The small JSON whose content travels. What is not named here is listed by name and size only.
-VERSION_DOCUMENTS = frozenset((b"metadata.json", b"manifest.json", b".deleted"))
-RUN_DOCUMENTS = frozenset(
-    (
-        b"meta.json",
-        b"status.json",
-        b"summary.json",
-        b"artifacts_created.json",
-        b"artifacts_used.json",
-        b"environment.json",
-        b".deleted",
-    )
-)
-# A document beyond this is no small JSON any more: it is refused and named (a manifest of 100,000 files has 20 MB).
-DOCUMENT_LIMIT = 256 * 1024 * 1024
-# So many warnings tell the story; a store with more broken files should not cost memory for each.
-WARNINGS_LIMIT = 1000
-# Kinds of frames on the wire; `runicornfs.remote.helper` reads them.
-DOCUMENT, FILE, DIRECTORY, GONE, WARNING, PLAN, END, FAILED, ALIVE = range(1, 10)
+# Further kinds on the wire, beside those of the walk's events; `runicornfs.remote.helper` reads them.
+END, FAILED = range(20, 22)
 FRAME = struct.Struct(">BII")  # kind, length of the header (a JSON list), length of the body
 ENTRY = struct.Struct(">HB")  # in the list of what is known: length of the path, length of the token
-DIRECTORY_TOKEN = b"d"
 # A long walk over a slow disk in which nothing changed has nothing to tell: this often it says that it is at work.
 ALIVE_EVERY_S = 2.0
-VERSION_FOLDER = re.compile(rb"v[1-9][0-9]{0,8}")
-
-
-class StoreMissing(Exception):
-    """There is no store to walk; the first argument says why, in a sentence."""
 
 
 def token_of(status: os.stat_result) -> bytes:
@@ -73,198 +63,86 @@ def token_of(status: os.stat_result) -> bytes:
     return hashlib.blake2b(facts, digest_size=8).digest()
 
 
-class Scan:
-    """One walk over the store at `root`; `known` maps the paths of the last walk to their tokens."""
+def status_of(status: os.stat_result) -> Status:
+    return Status(stat.S_ISREG(status.st_mode), status.st_size, status.st_mtime_ns, token_of(status))
 
-    def __init__(self, root: bytes, known: dict[bytes, bytes]) -> None:
+
+class DiskEntry:
+    """A name in a folder of this machine."""
+
+    __slots__ = ("is_folder", "is_link", "name", "path")
+
+    def __init__(self, path: bytes, name: bytes, is_folder: bool, is_link: bool) -> None:
+        self.path = path
+        self.name = name
+        self.is_folder = is_folder
+        self.is_link = is_link
+
+    def status(self) -> Status:
+        return status_of(os.lstat(self.path))
+
+
+class Scan:
+    """A walk over the store at `root` on a disk of this machine."""
+
+    def __init__(self, root: bytes, known: dict[bytes, bytes], artifact: bytes | None = None) -> None:
         self.root = root
-        self.unseen = known  # what is left in it at the end is gone
-        self.unreadable: list[bytes] = []  # folders that could not be listed: nothing below them counts as gone
-        self.postponed: list[tuple[bytes, int]] = []  # documents to send once their number is known
-        self.warnings = 0
+        self.walk = Walk(root, known, artifact)
         self.told = time.monotonic()
 
     def events(self) -> Iterator[Event]:
         """Yields `(kind, …)`, lists and indexes first, then a PLAN with the totals, then all other documents."""
+        walk = self.walk
+        while walk.steps:
+            if time.monotonic() - self.told > ALIVE_EVERY_S:
+                self.told = time.monotonic()
+                yield (ALIVE,)
+            step = walk.steps.pop()
+            yield from self.document(step) if step.place == INDEX else self.folder(step)
+        yield walk.plan()
+        for step in walk.postponed:
+            yield from self.document(step)
+        yield from walk.gone()
+
+    def folder(self, step: Step) -> Iterator[Event]:
         try:
-            top = sorted(os.listdir(self.root))
+            entries = self.entries(step)
         except OSError as error:
-            where = os.fsdecode(self.root)
-            if error.errno == errno.ENOENT:
-                raise StoreMissing(f"there is no folder {where} on the server") from None
-            raise StoreMissing(f"the folder {where} cannot be read: {error.strerror}") from None
-        if b"artifacts" not in top and any(path.startswith(b"artifacts/") for path in self.unseen):
-            # A file system that is not mounted there at the moment looks like this; it deleted nothing.
-            raise StoreMissing(f"the folder {os.fsdecode(self.root)} has no artifacts folder any more")
-        for name in top:
-            if name == b"artifacts":
-                yield from self.artifacts()
-            elif name == b"runs":
-                yield from self.runs(name)
-            elif name == b"sweeps":
-                if self.is_folder(name):
-                    yield from self.folder(name, frozenset())
-            elif not name.startswith(b"."):
-                yield from self.project(name)
-        yield (PLAN, len(self.postponed), sum(size for _, size in self.postponed))
-        for path, _ in self.postponed:
-            yield from self.document(path)
-        gone = (path for path in self.unseen if not path.startswith(tuple(self.unreadable)))
-        for path in sorted(gone):
-            yield (GONE, path)
+            return self.walk.not_listed(step, error)
+        return self.walk.listed(step, entries)
 
-    def artifacts(self) -> Iterator[Event]:
-        if self.is_folder(b"artifacts") and self.unseen.pop(b"artifacts", None) != DIRECTORY_TOKEN:
-            yield (DIRECTORY, b"artifacts", DIRECTORY_TOKEN)
-        for kind in (yield from self.folders(b"artifacts")):
-            if kind.startswith(b"artifacts/."):
-                continue  # .dedup: the server's pool
-            for artifact in (yield from self.folders(kind)):
-                yield from self.artifact(artifact)
+    def entries(self, step: Step) -> list[Entry]:
+        folder = self.local(step.path)
+        if step.place in ONLY:
+            name = ONLY[step.place]
+            path = os.path.join(folder, name)
+            mode = os.lstat(path).st_mode
+            return [DiskEntry(path, name, stat.S_ISDIR(mode), stat.S_ISLNK(mode))]
+        with os.scandir(folder) as entries:
+            return [
+                DiskEntry(entry.path, entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink())
+                for entry in entries
+            ]
 
-    def artifact(self, artifact: bytes) -> Iterator[Event]:
-        entries = yield from self.entries(artifact)
-        names = {entry.name for entry in entries}
-        if b"versions.json" in names:
-            # The index is read before the versions are listed: an SDK that saves meanwhile makes the folder first,
-            # so that every version the index names is seen.
-            yield from self.document(artifact + b"/versions.json")
-            entries = yield from self.entries(artifact)
-        for entry in entries:
-            path = artifact + b"/" + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if VERSION_FOLDER.fullmatch(entry.name):
-                    yield from self.version(path)
-            elif entry.name != b"versions.json":
-                yield from self.file(path, entry)
-
-    def version(self, version: bytes) -> Iterator[Event]:
-        for entry in (yield from self.entries(version)):
-            if not entry.is_dir(follow_symlinks=False) and entry.name in VERSION_DOCUMENTS:
-                yield from self.postpone(version + b"/" + entry.name, entry)
-
-    def project(self, project: bytes) -> Iterator[Event]:
-        if not self.is_folder(project):
-            return
-        for experiment in (yield from self.folders(project)):
-            if self.is_folder(experiment + b"/runs"):
-                yield from self.runs(experiment + b"/runs")
-
-    def runs(self, runs: bytes) -> Iterator[Event]:
-        if self.is_folder(runs):
-            for run in (yield from self.folders(runs)):
-                yield from self.folder(run, RUN_DOCUMENTS)
-
-    def folder(self, folder: bytes, documents: frozenset[bytes]) -> Iterator[Event]:
-        """Everything below `folder`; of the files named in `documents`, directly in it, the content too."""
-        pending = [folder]
-        while pending:
-            here = pending.pop()
-            if self.unseen.pop(here, None) != DIRECTORY_TOKEN:
-                yield (DIRECTORY, here, DIRECTORY_TOKEN)
-            for entry in (yield from self.entries(here)):
-                path = here + b"/" + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(path)
-                elif here == folder and entry.name in documents:
-                    yield from self.postpone(path, entry)
-                else:
-                    yield from self.file(path, entry)
-
-    def entries(self, folder: bytes) -> Generator[Event, None, Entries]:
-        """Returns the entries of a folder, sorted; one that cannot be listed has none and is remembered."""
-        if time.monotonic() - self.told > ALIVE_EVERY_S:
-            self.told = time.monotonic()
-            yield (ALIVE,)
+    def document(self, step: Step) -> Iterator[Event]:
         try:
-            with os.scandir(self.local(folder)) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
+            content, status = self.content(self.local(step.path))
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self.unreadable.append(folder + b"/")
-                self.unseen.pop(folder, None)
-                yield from self.warn(folder, f"cannot be listed: {error.strerror}")
-            return []
+            return self.walk.not_read(step, error)
+        return self.walk.read(step, content, status)
 
-    def folders(self, folder: bytes) -> Generator[Event, None, Folders]:
-        """Returns the paths of the real folders in `folder`; a link to a folder is named and not followed."""
-        found = []
-        for entry in (yield from self.entries(folder)):
-            path = folder + b"/" + entry.name
-            if entry.is_symlink():
-                yield from self.warn(path, "is a symbolic link and is not followed")
-            elif entry.is_dir(follow_symlinks=False):
-                found.append(path)
-        return found
-
-    def is_folder(self, path: bytes) -> bool:
-        try:
-            return stat.S_ISDIR(os.lstat(self.local(path)).st_mode)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self.unreadable.append(path + b"/")
-            return False
-
-    def postpone(self, path: bytes, entry: os.DirEntry[bytes]) -> Iterator[Event]:
-        status = yield from self.status(path, entry)
-        if status is not None and self.unseen.get(path) != token_of(status):
-            self.postponed.append((path, status.st_size))
-        elif status is not None:
-            del self.unseen[path]
-
-    def file(self, path: bytes, entry: os.DirEntry[bytes]) -> Iterator[Event]:
-        status = yield from self.status(path, entry)
-        if status is not None:
-            token = token_of(status)
-            if self.unseen.pop(path, None) != token:
-                yield (FILE, path, token, status.st_size, status.st_mtime_ns)
-
-    def status(self, path: bytes, entry: os.DirEntry[bytes]) -> Generator[Event, None, os.stat_result | None]:
-        """Returns the status of a regular file, None for anything else; what cannot be asked keeps its old state."""
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                self.unseen.pop(path, None)
-                yield from self.warn(path, f"cannot be examined: {error.strerror}")
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            yield from self.warn(path, "is not a regular file and is left out")
-            return None
-        return status
-
-    def document(self, path: bytes) -> Iterator[Event]:
-        try:
-            content, status = self.read(path)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                self.unseen.pop(path, None)
-                yield from self.warn(path, f"cannot be read: {error.strerror}")
-            return
-        token = token_of(status)
-        if self.unseen.pop(path, None) != token:
-            yield (DOCUMENT, path, token, len(content), status.st_mtime_ns, content)
-
-    def read(self, path: bytes) -> tuple[bytes, os.stat_result]:
+    def content(self, path: bytes) -> tuple[bytes, Status]:
         """The content of a file and the status that belongs to it: read again if it changed meanwhile."""
-        for _ in range(5):
-            descriptor = os.open(self.local(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        for _ in range(READ_TRIES):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with open(descriptor, "rb") as file:
-                before = os.fstat(descriptor)
-                if not stat.S_ISREG(before.st_mode):
-                    raise OSError(errno.EINVAL, "not a regular file")
-                if before.st_size > DOCUMENT_LIMIT:
-                    raise OSError(errno.EFBIG, f"{before.st_size} bytes are too many for a document")
+                before = status_of(os.fstat(descriptor))
+                check_document(before)
                 content = file.read(DOCUMENT_LIMIT + 1)
-                after = os.fstat(descriptor)
-            if token_of(before) == token_of(after) and len(content) == after.st_size:
+                after = status_of(os.fstat(descriptor))
+            if before.token == after.token and len(content) == after.size:
                 return content, after
         raise OSError(errno.EBUSY, "it changes all the time")
-
-    def warn(self, path: bytes, message: str) -> Iterator[Event]:
-        self.warnings += 1
-        if self.warnings <= WARNINGS_LIMIT:
-            yield (WARNING, path, message)
 
     def local(self, path: bytes) -> bytes:
         return os.path.join(self.root, path)
@@ -308,10 +186,10 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
-def read_known(stream: BinaryIO, size: int) -> dict[bytes, bytes]:
-    """The compressed list of what the client knows: path and token, again and again."""
+def unpack_known(packed: bytes) -> dict[bytes, bytes]:
+    """What the client knows, out of the compressed list of it: path and token, again and again."""
     known = {}
-    data = zlib.decompress(read_exactly(stream, size))
+    data = zlib.decompress(packed)
     at = 0
     while at < len(data):
         path_length, token_length = ENTRY.unpack_from(data, at)
@@ -319,6 +197,11 @@ def read_known(stream: BinaryIO, size: int) -> dict[bytes, bytes]:
         known[data[at : at + path_length]] = data[at + path_length : at + path_length + token_length]
         at += path_length + token_length
     return known
+
+
+def text_of(path: bytes) -> str:
+    """A path as it travels: the other side takes it for UTF-8, whatever the locale of this server is."""
+    return path.decode("utf-8", "surrogateescape")
 
 
 def header_of(event: Event) -> list[str | int]:
@@ -329,27 +212,23 @@ def header_of(event: Event) -> list[str | int]:
     if kind == PLAN:
         return [event[1], event[2]]
     if kind == WARNING:
-        return [os.fsdecode(event[1]), event[2]]
+        return [text_of(event[1]), event[2]]
     if kind == GONE:
-        return [os.fsdecode(event[1])]
-    return [os.fsdecode(event[1]), event[2].hex()] + list(event[3:5])
+        return [text_of(event[1])]
+    return [text_of(event[1]), event[2].hex()] + list(event[3:5])
 
 
 def main() -> None:
     """Reads one request from standard input, writes the marker and then the frames to standard output."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     request = json.loads(stdin.readline().decode("ascii"))
-    known = read_known(stdin, request["known_bytes"])
+    known = unpack_known(read_exactly(stdin, request["known_bytes"]))
     stdout.write(request["marker"].encode("ascii"))
     frames = FrameWriter(stdout)
     try:
-        for event in scan(os.fsencode(request["root"]), known):
+        for event in scan(request["root"].encode("utf-8", "surrogateescape"), known):
             frames.write(event[0], header_of(event), event[5] if event[0] == DOCUMENT else b"")
         frames.write(END, [])
     except StoreMissing as error:
         frames.write(FAILED, [str(error)])
     frames.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -51,14 +51,19 @@ def fingerprint(key: paramiko.PKey) -> str:
     return key.fingerprint
 
 
+@dataclass(frozen=True)
+class NamedFingerprint:
+    """A `confirm` that says yes to exactly the key with this fingerprint."""
+
+    fingerprint: str
+
+    def __call__(self, unknown: UnknownHostKey) -> bool:
+        return hmac.compare_digest(unknown.fingerprint.encode(), self.fingerprint.encode(errors="replace"))
+
+
 def accept_fingerprint(expected: str) -> Confirm:
-    """A `confirm` that says yes to exactly the key with the fingerprint `expected` (with or without `SHA256:`)."""
-    wanted = "SHA256:" + expected.strip().removeprefix("SHA256:").rstrip("=")
-
-    def confirm(unknown: UnknownHostKey) -> bool:
-        return hmac.compare_digest(unknown.fingerprint.encode(), wanted.encode(errors="replace"))
-
-    return confirm
+    """A `confirm` for the key with the fingerprint `expected`, with or without `SHA256:`."""
+    return NamedFingerprint("SHA256:" + expected.strip().removeprefix("SHA256:").rstrip("="))
 
 
 class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
@@ -73,16 +78,18 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
 
     def key_types(self) -> list[str]:
         """The types of key that known_hosts has for the host: the ones to ask the server for first."""
-        return list(dict.fromkeys(known.key.get_name() for known in self._known() if not known.revoked))
+        known = [*self._known(self._name()), *self._known_without_port()]
+        return list(dict.fromkeys(entry.key.get_name() for entry in known if not entry.revoked))
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         """Return if `key` is the host's. Raises HostKeyChanged or HostKeyUnknown; appends a newly confirmed key."""
         settings = self._settings
         print_of_key, key_type = fingerprint(key), key.get_name()
-        known = list(self._known())
-        if any(entry.revoked and entry.key == key for entry in known):
+        known, without_port = list(self._known(self._name())), list(self._known_without_port())
+        if any(entry.revoked and entry.key == key for entry in (*known, *without_port)):
             raise HostKeyChanged(
-                f"The host key of {settings.host} ({key_type}, {print_of_key}) is marked as revoked in known_hosts.",
+                f"the host key of {settings.host} ({key_type}, {print_of_key}) is marked as revoked in known_hosts:"
+                " ask who runs the server",
                 key_type,
                 print_of_key,
             )
@@ -91,23 +98,29 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
             return
         if valid:
             raise HostKeyChanged(
-                f"The host key of {settings.host} has CHANGED: it shows {key_type} {print_of_key}, but"
+                f"the host key of {settings.host} has CHANGED: it shows {key_type} {print_of_key}, but"
                 f" {valid[0].where} has {valid[0].key.get_name()} {fingerprint(valid[0].key)}. Somebody may be"
-                " listening in; if the server was set up anew, remove that line and connect again.",
+                " listening in; if the server was set up anew, remove that line and connect again",
                 key_type,
                 print_of_key,
             )
-        if self._known_without_port(key):
+        if any(entry.key == key for entry in without_port):
             return
-        unknown = UnknownHostKey(settings.host, settings.port, key_type, print_of_key)
-        if self._confirm is None or not self._confirm(unknown):
+        if not self._is_accepted(UnknownHostKey(settings.host, settings.port, key_type, print_of_key)):
             raise HostKeyUnknown(
-                f"The host key of {settings.host} is not known: {key_type}, fingerprint {print_of_key}. Compare it with"
-                f" what the server's owner says, then accept it with --accept-host-key {print_of_key}.",
+                f"the host key of {settings.host} is not known: {key_type}, fingerprint {print_of_key}. Compare it with"
+                f" what the server's owner says, then accept it with --accept-host-key {print_of_key}",
                 key_type,
                 print_of_key,
             )
         self._remember(key)
+
+    def _is_accepted(self, unknown: UnknownHostKey) -> bool:
+        """A fingerprint that was named decides; without one StrictHostKeyChecking says whether anybody is asked."""
+        checking = self._settings.host_key_checking
+        if isinstance(self._confirm, NamedFingerprint) or checking == "ask":
+            return self._confirm is not None and self._confirm(unknown)
+        return checking == "accept-new"
 
     def _name(self) -> str:
         """The name under which known_hosts has the host, as ssh(1) writes it."""
@@ -116,20 +129,14 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
             return settings.host_key_alias
         return _name_with_port(settings.hostname.lower(), settings.port)
 
-    def _known(self) -> Iterator[_KnownKey]:
-        name = self._name()
+    def _known(self, name: str) -> Iterator[_KnownKey]:
         return (entry for entry in self._entries() if _matches(name, entry.names))
 
-    def _known_without_port(self, key: paramiko.PKey) -> bool:
-        """Whether the bare host name has exactly this key: ssh(1) takes that for another port of the host, too."""
+    def _known_without_port(self) -> Iterator[_KnownKey]:
+        """What the bare host name has: ssh(1) takes that for another port of the host, too."""
         settings = self._settings
-        if settings.host_key_alias is not None or settings.port == SSH_PORT:
-            return False
-        return any(
-            entry.key == key and not entry.revoked
-            for entry in self._entries()
-            if _matches(settings.hostname.lower(), entry.names)
-        )
+        if settings.host_key_alias is None and settings.port != SSH_PORT:
+            yield from self._known(settings.hostname.lower())
 
     def _entries(self) -> Iterator[_KnownKey]:
         for path in (*self._settings.user_known_hosts, *self._settings.global_known_hosts):
@@ -140,7 +147,10 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
         if not self._settings.user_known_hosts:
             return
         path = self._settings.user_known_hosts[0]
-        line = f"{self._name()} {key.get_name()} {key.get_base64()}\n"
+        name = self._name()
+        if self._settings.hash_known_hosts:
+            name = paramiko.HostKeys.hash_host(name)
+        line = f"{name} {key.get_name()} {key.get_base64()}\n"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

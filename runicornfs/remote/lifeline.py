@@ -109,13 +109,27 @@ class Lifeline(Generic[L]):
                     self._keeper.start()
             if not current:
                 link.close()
-                raise Unreachable(f"The connection to {self._name} was closed while it was being made.")
+                raise Unreachable(f"the connection to {self._name} was closed while it was being made")
             try:
                 self._enter("connected", epoch)
             finally:
                 with self._changed:
                     self._announced = epoch
                     self._changed.notify_all()
+
+    def pursue(self) -> None:
+        """Open a link in the background, trying again until there is one or trying is pointless; returns at once."""
+        with self._connecting:
+            with self._changed:
+                if self._keeper is not None and self._keeper.is_alive():
+                    return
+            self.close()
+            with self._changed:
+                epoch = self._announced = self._epoch
+                self._keeper = threading.Thread(target=self._keep, args=(None, epoch, 0.0), name="runicornfs-line")
+                self._keeper.daemon = True
+            self._enter("connecting", epoch)
+            self._keeper.start()
 
     def usable(self) -> L:
         """The link, if need be after waiting for the first attempt to reconnect. Raises Unreachable."""
@@ -126,7 +140,7 @@ class Lifeline(Generic[L]):
                     return self._link
                 left = deadline - time.monotonic()
                 if self._state == "disconnected" or self._given_up or left <= 0:
-                    reason = f": {self._last_error}" if self._last_error is not None else "."
+                    reason = f": {self._last_error}" if self._last_error is not None else ""
                     raise Unreachable(f"{self._name} is not connected{reason}") from self._last_error
                 self._changed.wait(left)
 
@@ -165,7 +179,7 @@ class Lifeline(Generic[L]):
         def started(attempt: socket.socket) -> None:
             with self._changed:
                 if epoch != self._epoch:
-                    raise Unreachable(f"The connection to {self._name} was closed while it was being made.")
+                    raise Unreachable(f"the connection to {self._name} was closed while it was being made")
                 self._attempt = attempt
 
         try:
@@ -175,7 +189,7 @@ class Lifeline(Generic[L]):
                 if epoch == self._epoch:
                     self._attempt = None
 
-    def _keep(self, link: L, epoch: int, began: float) -> None:
+    def _keep(self, link: L | None, epoch: int, began: float) -> None:
         """The keeper's thread. It says nothing of the link before `connect` has said that it is there."""
         with self._changed:
             self._changed.wait_for(lambda: self._announced == epoch or epoch != self._epoch)
@@ -183,26 +197,29 @@ class Lifeline(Generic[L]):
             self._keep_alive(link, epoch, began)
         except Exception as error:
             log.exception("the connection to %s is kept no longer", self._name)
-            failure = ServerError(
-                f"The connection to {self._name} failed in an unexpected way: {type(error).__name__}."
-            )
+            failure = ServerError(f"the connection to {self._name} failed in an unexpected way: {type(error).__name__}")
             self._enter("disconnected", epoch, failure)
 
-    def _keep_alive(self, link: L, epoch: int, began: float) -> None:
-        """Replace the link whenever it is lost, until the epoch ends or reconnecting is pointless."""
+    def _keep_alive(self, link: L | None, epoch: int, began: float) -> None:
+        """Replace the link whenever it is lost, until the epoch ends or reconnecting is pointless.
+
+        Without a link the first one is opened. `began`: when the last attempt was made, in monotonic seconds.
+        """
         pause = _FIRST_PAUSE
         while True:
-            link.warm_up()
-            link.wait_closed()
-            link.close()
-            with self._changed:
-                if epoch != self._epoch:
-                    return
-                self._link, self._given_up = None, False
-            log.warning("the connection to %s was lost", self._name)
-            self._enter("reconnecting", epoch, ConnectionLost("The connection was lost."))
-            if time.monotonic() - began >= _STEADY:
-                pause = _FIRST_PAUSE
+            was_lost = link is not None
+            if link is not None:
+                link.warm_up()
+                link.wait_closed()
+                link.close()
+                with self._changed:
+                    if epoch != self._epoch:
+                        return
+                    self._link, self._given_up = None, False
+                log.warning("the connection to %s was lost", self._name)
+                self._enter("reconnecting", epoch, ConnectionLost("the connection was lost"))
+                if time.monotonic() - began >= _STEADY:
+                    pause = _FIRST_PAUSE
             while True:
                 if not self._rest(began + pause, epoch):
                     return
@@ -221,7 +238,8 @@ class Lifeline(Generic[L]):
             if not current:
                 link.close()
                 return
-            log.warning("the connection to %s is back", self._name)
+            if was_lost:
+                log.warning("the connection to %s is back", self._name)
             self._enter("connected", epoch)
 
     def _rest(self, until: float, epoch: int) -> bool:

@@ -20,6 +20,7 @@ LARGEST_PACKET = (256 << 10) + 1024  # bytes: OpenSSH's largest, 256 KiB, and so
 LARGEST_HANDLE = 256  # bytes, by the protocol
 READ_FOR_READING = 0x01  # SSH_FXF_READ
 _UINT32 = struct.Struct(">I")
+_RANGE = struct.Struct(">QI")  # offset, length
 _HEAD = struct.Struct(">IBI")  # length, kind, id (in VERSION: the version)
 _HEAD_REST = _HEAD.size - _UINT32.size  # bytes of the head that count into the packet's length
 
@@ -32,10 +33,16 @@ class Kind(IntEnum):
     OPEN = 3
     CLOSE = 4
     READ = 5
+    WRITE = 6
+    LSTAT = 7
     FSTAT = 8
+    FSETSTAT = 10
     OPENDIR = 11
     READDIR = 12
+    REMOVE = 13
+    RMDIR = 15
     STAT = 17
+    RENAME = 18
     STATUS = 101
     HANDLE = 102
     DATA = 103
@@ -64,10 +71,20 @@ class Attributes:
     size: int | None = None
     mode: int | None = None
     mtime_s: int | None = None
+    owner: tuple[int, int] | None = None  # uid and gid, the server's
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether the server has said what it is and, where that matters, which size and time it has."""
+        return self.mode is not None and (self.is_directory or None not in (self.size, self.mtime_s))
 
     @property
     def is_directory(self) -> bool:
         return self.mode is not None and stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return self.mode is not None and stat.S_ISLNK(self.mode)
 
     @property
     def is_file(self) -> bool:
@@ -108,8 +125,7 @@ class Fields:
     def attributes(self) -> Attributes:
         flags = self.uint32()
         size = self.uint64() if flags & 0x01 else None
-        if flags & 0x02:
-            self._take(8)  # owner and group, as numbers of the server's
+        owner = (self.uint32(), self.uint32()) if flags & 0x02 else None
         mode = self.uint32() if flags & 0x04 else None
         mtime_s = None
         if flags & 0x08:
@@ -119,7 +135,7 @@ class Fields:
             for _ in range(self.uint32()):
                 self.string()
                 self.string()
-        return Attributes(size, mode, mtime_s)
+        return Attributes(size, mode, mtime_s, owner)
 
     def names(self) -> list[tuple[bytes, Attributes]]:
         """The body of NAME: names of a directory with their attributes."""
@@ -138,8 +154,11 @@ class Fields:
         return found
 
     def limits(self) -> tuple[int, int]:
-        """The answer to limits@openssh.com: the largest packet and the largest READ, in bytes; 0: no limit known."""
-        return self.uint64(), self.uint64()
+        """The answer to limits@openssh.com: bytes of the largest READ and number of open handles; 0: no limit known."""
+        self.uint64()  # the largest packet
+        largest_read = self.uint64()
+        self.uint64()  # the largest WRITE
+        return largest_read, self.uint64()
 
     @property
     def at_end(self) -> bool:
@@ -148,7 +167,7 @@ class Fields:
     def _take(self, count: int) -> bytes:
         end = self._position + count
         if end > len(self._body):
-            raise ProtocolError("The server sent an SFTP packet that ends too early.")
+            raise ProtocolError("the server sent an SFTP packet that ends too early")
         part = self._body[self._position : end]
         self._position = end
         return part
@@ -165,14 +184,14 @@ class PacketReader:
         """The next packet, waited for. Raises ProtocolError and what `receive` raises."""
         length, kind, packet_id = _HEAD.unpack(self._exactly(_HEAD.size))
         if not _HEAD_REST <= length <= LARGEST_PACKET:
-            raise ProtocolError(f"The server sent an SFTP packet with an impossible length ({length} bytes).")
+            raise ProtocolError(f"the server sent an SFTP packet with an impossible length ({length} bytes)")
         rest = length - _HEAD_REST
         if kind == Kind.DATA:
             if rest < _UINT32.size:
-                raise ProtocolError("The server sent file data without a length.")
+                raise ProtocolError("the server sent file data without a length")
             (size,) = _UINT32.unpack(self._exactly(_UINT32.size))
             if size != rest - _UINT32.size:
-                raise ProtocolError(f"The server announced {size} bytes of file data and sent {rest - _UINT32.size}.")
+                raise ProtocolError(f"the server announced {size} bytes of file data and sent {rest - _UINT32.size}")
             rest = size
         return Packet(kind, packet_id, self._views(rest), rest)
 
@@ -212,4 +231,8 @@ def uint32(value: int) -> bytes:
 
 def read_packet(packet_id: int, handle: bytes, offset: int, length: int) -> bytes:
     """A READ of `length` bytes at `offset`."""
-    return packet(Kind.READ, packet_id, string(handle), struct.pack(">QI", offset, length))
+    return packet(Kind.READ, packet_id, read_body(handle, offset, length))
+
+
+def read_body(handle: bytes, offset: int, length: int) -> bytes:
+    return string(handle) + _RANGE.pack(offset, length)

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from runicornfs.errors import ConnectionLost, RunicornFSError, StaleFile, StoreUnusable, TimedOut
 from runicornfs.remote import connection as ssh
@@ -65,6 +66,7 @@ class _Link:
         self.connection = connection
         self.line = Line()
         self.sessions = Sessions(connection, self.line, patience)
+        self.runs_helper: bool | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -127,6 +129,15 @@ class Server:
         """
         self._lifeline.connect()
 
+    def log_in_as(self, settings: HostSettings, credentials: Credentials, confirm: Confirm | None) -> None:
+        """With what the next connection is made. It has to lead to the same machine and account."""
+        self._settings, self._credentials = settings, credentials
+        self._policy = HostKeyPolicy(settings, confirm)
+
+    def pursue(self) -> None:
+        """Connect in the background, trying again while that may help; returns at once."""
+        self._lifeline.pursue()
+
     def close(self) -> None:
         """Disconnect. Calls that wait end with ConnectionLost or Unreachable; no thread is left."""
         self._lifeline.close()
@@ -139,10 +150,29 @@ class Server:
         round_trip = link.line.round_trip()
         return (_UNKNOWN_LINE[0] if round_trip is None else round_trip), link.line.rate()
 
+    @property
+    def runs_helper(self) -> bool | None:
+        """Whether this account can run the helper; None: not tried on this connection. Whoever tries it sets it."""
+        link = self._lifeline.link
+        return None if link is None else link.runs_helper
+
+    @runs_helper.setter
+    def runs_helper(self, runs: bool) -> None:
+        link = self._lifeline.link
+        if link is not None:
+            link.runs_helper = runs
+
     def inspect_store(self) -> StructureReport:
         """What is at the root. Raises Unreachable, TimedOut, AccessDenied (no SFTP there)."""
         with self._link() as link, link.sessions.borrow() as session:
-            return inspect(session, self.address.host, self.address.root)
+            report = inspect(session, self.address.host, self.address.root)
+            return replace(report, python3=link.runs_helper)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[SftpSession]:
+        """An SFTP session of one's own, for as long as the context. Raises Unreachable, TimedOut, AccessDenied."""
+        with self._link() as link, link.sessions.borrow() as session:
+            yield session
 
     def verify_store(self) -> StructureReport:
         """As `inspect_store`; raises StoreUnusable with a sentence if there is no usable store."""
@@ -222,13 +252,13 @@ def _open_checked(session: SftpSession, path: bytes, file: RemoteFile) -> OpenFi
         session.forget(path)
         there = opened.attributes
         if not there.is_file:
-            raise StaleFile(f"{shown(file.path)} on the server is no regular file.")
+            raise StaleFile(f"{shown(file.path)} on the server is no regular file")
         what = (
             f"has {there.size} bytes instead of {file.size}"
             if there.size != file.size
             else "was changed since the last sync"
         )
-        raise StaleFile(f"{shown(file.path)} on the server {what}.")
+        raise StaleFile(f"{shown(file.path)} on the server {what}")
     return opened
 
 

@@ -76,7 +76,7 @@ class Sessions:
                     return None
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise TimedOut("All sessions to the server are busy, and none became free in time.")
+                    raise TimedOut("all sessions to the server are busy, and none became free in time")
                 self._changed.wait(left)
 
     def _open(self) -> SftpSession | None:
@@ -91,5 +91,7 @@ class Sessions:
                 if isinstance(error, AccessDenied) and self._count > 0:
                     self._limit = self._count
                     return None
+            if isinstance(error, AccessDenied):
+                raise AccessDenied(f"{error}, without which no file can be read: have it switched on there") from error
             raise
         return session

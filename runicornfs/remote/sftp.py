@@ -34,6 +34,7 @@ from runicornfs.remote.packets import (
 )
 from runicornfs.store.paths import printable, shown
 
+DEFAULT_HANDLES = 100  # open files and folders that a server lets us have if it does not say how many
 DEFAULT_READ = 32 << 10  # bytes of one READ that every server takes (draft-ietf-secsh-filexfer-02, section 3)
 LARGEST_READ = 255 << 10  # bytes: OpenSSH's limit; what it says is believed up to this, so that packets stay bounded
 _LEAST_READ = 4 << 10  # bytes: a server that says less is not believed; a short answer is allowed anyway
@@ -70,6 +71,8 @@ class SftpSession:
     def __init__(self, channel: ByteChannel, line: Line, heard: Callable[[], None] = lambda: None) -> None:
         self.line = line
         self.read_limit = DEFAULT_READ
+        self.handle_limit = DEFAULT_HANDLES
+        self.extensions: frozenset[bytes] = frozenset()  # names of what the server can do beyond the protocol
         self.opens = 0  # OPEN requests so far
         self._channel = channel
         self._heard = heard
@@ -81,15 +84,23 @@ class SftpSession:
     def start(self) -> None:
         """Agree on the version and ask for the server's limits: two round trips."""
         self.send(packet(Kind.INIT, VERSION))
-        hello = self.receive()
+        try:
+            hello = self.receive()
+        except ConnectionLost as error:
+            raise ConnectionLost("the SFTP session ended as soon as it began: can this account use SFTP?") from error
+        except ProtocolError as error:
+            raise ProtocolError(f"{error}: does a start-up file of the account's shell print something?") from error
         if hello.kind != Kind.VERSION or hello.id < VERSION:
             raise self.nonsense("did not answer as an SFTP server of version 3")
-        if b"limits@openssh.com" in dict(self._parsed(hello, Fields.pairs)):
+        self.extensions = frozenset(name for name, _ in self._parsed(hello, Fields.pairs))
+        if b"limits@openssh.com" in self.extensions:
             answer = self.ask(Kind.EXTENDED, string(b"limits@openssh.com"))
             if answer.kind == Kind.EXTENDED_REPLY:
-                _, largest_read = self._parsed(answer, Fields.limits)
+                largest_read, handles = self._parsed(answer, Fields.limits)
                 if largest_read:
                     self.read_limit = min(max(largest_read, _LEAST_READ), LARGEST_READ)
+                if handles:
+                    self.handle_limit = handles
 
     @property
     def is_open(self) -> bool:
@@ -103,11 +114,11 @@ class SftpSession:
 
     def stat(self, path: bytes) -> Attributes:
         """What is at `path`, symlinks followed. Raises MissingOnServer, AccessDenied, ServerError."""
-        return self._attributes(self.ask(Kind.STAT, string(path)), path)
+        return self.attributes(self.ask(Kind.STAT, string(path)), path)
 
     def fstat(self, handle: bytes) -> Attributes:
         """The attributes of an open file."""
-        return self._attributes(self.ask(Kind.FSTAT, string(handle)), b"an open file")
+        return self.attributes(self.ask(Kind.FSTAT, string(handle)), b"an open file")
 
     def holds(self, path: bytes) -> bool:
         """Whether `path` is open in this session."""
@@ -125,9 +136,9 @@ class SftpSession:
         opened, seen = self.ask_all(
             (Kind.OPEN, string(path) + uint32(READ_FOR_READING) + uint32(0)), (Kind.STAT, string(path))
         )
-        handle = self._handle(opened, path)
+        handle = self.handle(opened, path)
         try:
-            attributes = self._attributes(seen, path)
+            attributes = self.attributes(seen, path)
         except ServerError:
             self._close_handle(handle)
             raise
@@ -145,20 +156,18 @@ class SftpSession:
 
     def list_folder(self, path: bytes) -> list[tuple[bytes, Attributes]]:
         """Names in a directory with what the server says about each (symlinks not followed), without `.` and `..`."""
-        handle = self._handle(self.ask(Kind.OPENDIR, string(path)), path)
+        handle = self.handle(self.ask(Kind.OPENDIR, string(path)), path)
         found: list[tuple[bytes, Attributes]] = []
         try:
             while True:
                 more = (Kind.READDIR, string(handle))
                 for answer in self.ask_all(more, more):  # the second one usually says already that this was all
-                    if answer.kind == Kind.STATUS and self._parsed(answer, Fields.uint32) == Code.EOF:
+                    if self.is_end(answer):
                         return found
-                    if answer.kind != Kind.NAME:
-                        raise self.refused(answer, path)
-                    found += [entry for entry in self._parsed(answer, Fields.names) if entry[0] not in (b".", b"..")]
+                    found += self.names(answer, path)
                     if len(found) > _MOST_NAMES:
                         raise ServerError(
-                            f"{shown(os.fsdecode(path))} on the server has more than {_MOST_NAMES} entries."
+                            f"{shown(os.fsdecode(path))} on the server has more than {_MOST_NAMES} entries"
                         )
         finally:
             if self.is_open:
@@ -198,10 +207,10 @@ class SftpSession:
                 data = data[sent:]
         except TimeoutError as error:
             self.close()
-            raise TimedOut("The server takes no more requests: it made no progress for too long.") from error
+            raise TimedOut("the server takes no more requests: it made no progress for too long") from error
         except BROKEN as error:
             self.close()
-            raise ConnectionLost("The connection to the server broke.") from error
+            raise ConnectionLost("the connection to the server broke") from error
 
     def receive(self) -> Packet:
         """The next answer that matters. Raises TimedOut, ConnectionLost, ProtocolError; the session is closed then."""
@@ -218,7 +227,7 @@ class SftpSession:
     def nonsense(self, what: str) -> ProtocolError:
         """The error to raise for an answer that the protocol does not allow. The session is closed."""
         self.close()
-        return ProtocolError(f"The server {what}.")
+        return ProtocolError(f"the server {what}")
 
     def refused(self, answer: Packet, path: bytes) -> ServerError:
         """The error to raise for an answer that is not the one hoped for, usually a STATUS."""
@@ -232,15 +241,15 @@ class SftpSession:
             self.close()
             raise
         if code == Code.NO_SUCH_FILE:
-            return MissingOnServer(f"{shown(os.fsdecode(path))} is not on the server any more.")
+            return MissingOnServer(f"{shown(os.fsdecode(path))} is not on the server any more")
         if code == Code.PERMISSION_DENIED:
-            return AccessDenied(f"The server does not let this account read {shown(os.fsdecode(path))}.")
+            return AccessDenied(f"the server does not let this account read {shown(os.fsdecode(path))}")
         if code in (Code.NO_CONNECTION, Code.CONNECTION_LOST):
             self.close()
-            return ConnectionLost("The server says that the connection is lost.")
+            return ConnectionLost("the server says that the connection is lost")
         said = printable(message[:_MOST_OF_A_MESSAGE])
         return ServerError(
-            f"The server cannot read {shown(os.fsdecode(path))}: {said or 'it gives no reason'} (code {code})."
+            f"the server cannot read {shown(os.fsdecode(path))}: {said or 'it gives no reason'} (code {code})"
         )
 
     def _receive(self) -> bytes:
@@ -248,17 +257,22 @@ class SftpSession:
             data = self._channel.recv(_LARGEST_RECEIVE)
         except TimeoutError as error:
             self.close()
-            raise TimedOut("The server made no progress for too long.") from error
+            raise TimedOut("the server made no progress for too long") from error
         except BROKEN as error:
             self.close()
-            raise ConnectionLost("The connection to the server broke.") from error
+            raise ConnectionLost("the connection to the server broke") from error
         if not data:
             self.close()
-            raise ConnectionLost("The connection to the server broke.")
+            raise ConnectionLost("the connection to the server broke")
         self._heard()
         return data
 
-    def _handle(self, answer: Packet, path: bytes) -> bytes:
+    def is_end(self, answer: Packet) -> bool:
+        """Whether an answer says that the file or the folder ends there."""
+        return answer.kind == Kind.STATUS and self._parsed(answer, Fields.uint32) == Code.EOF
+
+    def handle(self, answer: Packet, path: bytes) -> bytes:
+        """The handle that an OPEN or OPENDIR brought. Raises what `refused` makes of another answer."""
         if answer.kind != Kind.HANDLE:
             raise self.refused(answer, path)
         handle = self._parsed(answer, Fields.string)
@@ -266,10 +280,31 @@ class SftpSession:
             raise self.nonsense("gave a handle that is too long")
         return handle
 
-    def _attributes(self, answer: Packet, path: bytes) -> Attributes:
+    def attributes(self, answer: Packet, path: bytes) -> Attributes:
+        """The attributes that were asked for. Raises what `refused` makes of another answer."""
         if answer.kind != Kind.ATTRS:
             raise self.refused(answer, path)
         return self._parsed(answer, Fields.attributes)
+
+    def names(self, answer: Packet, path: bytes) -> list[tuple[bytes, Attributes]]:
+        """The names, without `.` and `..`, that a READDIR brought. Raises what `refused` makes of another answer."""
+        if answer.kind != Kind.NAME:
+            raise self.refused(answer, path)
+        return [entry for entry in self._parsed(answer, Fields.names) if entry[0] not in (b".", b"..")]
+
+    def data(self, answer: Packet, path: bytes) -> bytes:
+        """The bytes that a READ brought, none at the end of the file. Raises what `refused` makes of another answer."""
+        if self.is_end(answer):
+            return b""
+        if answer.kind != Kind.DATA:
+            raise self.refused(answer, path)
+        return b"".join(answer.body)
+
+    def unheeded(self, kind: Kind, body: bytes) -> bytes:
+        """The packet of a request that is still to be sent and whose answer does not matter."""
+        id_ = self.next_id()
+        self._unheeded.add(id_)
+        return packet(kind, id_, body)
 
     def _parsed(self, answer: Packet, take: Callable[[Fields], T]) -> T:
         try:
@@ -279,6 +314,4 @@ class SftpSession:
             raise
 
     def _close_handle(self, handle: bytes) -> None:
-        id_ = self.next_id()
-        self._unheeded.add(id_)
-        self.send(packet(Kind.CLOSE, id_, string(handle)))
+        self.send(self.unheeded(Kind.CLOSE, string(handle)))

@@ -24,8 +24,9 @@ class StructureReport:
     types: tuple[str, ...]
     has_experiments: bool
     problem: str | None
+    python3: bool | None = None  # whether the server runs our helper; None: not tried on this connection
 
-    def as_dict(self) -> dict[str, bool]:
+    def as_dict(self) -> dict[str, bool | None]:
         """The `structure` of the control API."""
         return {
             "root_exists": self.root_exists,
@@ -33,6 +34,7 @@ class StructureReport:
             "artifacts_exists": self.artifacts_exists,
             **{f"has_{name}": name in self.types for name in (*KNOWN_TYPES, *self.types)},
             "has_experiments": self.has_experiments,
+            "python3": self.python3,
         }
 
 
@@ -45,12 +47,12 @@ def inspect(session: SftpSession, host: str, root: str) -> StructureReport:
 
     try:
         if not session.stat(place).is_directory:
-            return no_store(f"{root} on {host} is not a folder.")
+            return no_store(f"{root} on {host} is not a folder")
         found = session.list_folder(place)
     except MissingOnServer:
-        return no_store(f"There is no folder {root} on {host}.", root_exists=False)
+        return no_store(f"there is no folder {root} on {host}", root_exists=False)
     except AccessDenied:
-        return no_store(f"The folder {root} on {host} is not readable for this account.")
+        return no_store(f"the folder {root} on {host} is not readable for this account")
     folders = _folders(found)
     types: tuple[str, ...] = ()
     problem = None
@@ -60,12 +62,12 @@ def inspect(session: SftpSession, host: str, root: str) -> StructureReport:
                 sorted(os.fsdecode(name) for name in _folders(session.list_folder(_below(place, b"artifacts"))))
             )
         except AccessDenied:
-            problem = f"The folder artifacts in {root} on {host} is not readable for this account."
+            problem = f"the folder artifacts in {root} on {host} is not readable for this account"
         except MissingOnServer:
-            problem = f"The folder artifacts in {root} on {host} went away just now."
+            problem = f"the folder artifacts in {root} on {host} went away just now"
     has_experiments = b"runs" in folders or _any_runs(session, place, folders)
     if b"artifacts" not in folders and not has_experiments:
-        problem = f"{root} on {host} is no Runicorn store: it has neither a folder artifacts nor any runs."
+        problem = f"{root} on {host} is no Runicorn store: it has neither a folder artifacts nor any runs"
     return StructureReport(True, True, b"artifacts" in folders, types, has_experiments, problem)
 
 

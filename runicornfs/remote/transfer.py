@@ -127,9 +127,7 @@ class Transfer:
 
     def _refused(self, answer: Packet) -> Exception:
         if answer.kind == Kind.STATUS and answer.size >= 4 and Fields(b"".join(answer.body)).uint32() == Code.EOF:
-            return StaleFile(
-                f"{shown(os.fsdecode(self._path))} on the server ends before the size that it should have."
-            )
+            return StaleFile(f"{shown(os.fsdecode(self._path))} on the server ends before the size that it should have")
         return self._session.refused(answer, self._path)
 
 

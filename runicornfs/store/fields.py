@@ -126,6 +126,39 @@ def time_of(value: object) -> float | None:
     return float(value) if -TIME_LIMIT <= value <= TIME_LIMIT and not math.isnan(value) else None
 
 
+def number_of(value: object) -> float | None:
+    """A number that is finite as a float, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def check_depth(value: object, limit: int) -> None:
+    """Raises MalformedRecord where lists and objects lie more than `limit` deep in each other."""
+    level = [value]
+    for _ in range(limit + 1):
+        if not level:
+            return
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    raise MalformedRecord("its JSON is nested too deep")
+
+
+def nanoseconds_of(seconds: float) -> int:
+    """A time of a record as file systems have it. What Python makes of it again (`st_mtime`) is the same number; the
+    product of the whole would be off by up to 128 ns."""
+    whole = math.floor(seconds)
+    return whole * 10**9 + round((seconds - whole) * 1e9)
+
+
 def described(value: object) -> str:
     """A JSON value in a message. Never the whole of a nested one, whose depth could exhaust the stack."""
     if isinstance(value, str):

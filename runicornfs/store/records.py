@@ -13,9 +13,11 @@ from typing import Any
 from runicornfs.errors import MalformedRecord, UnsafePath
 from runicornfs.store.fields import (
     Problems,
+    check_depth,
     count_of,
     described,
     list_in,
+    number_of,
     optional,
     parse_entries,
     parse_object,
@@ -31,6 +33,8 @@ from runicornfs.store.paths import check_name, check_relative, parent_of, shown,
 MANIFEST_LIMIT = 256 * 1024 * 1024
 # Folders that one manifest can bring into being: a megabyte of deep paths could otherwise ask for millions.
 FOLDER_LIMIT = 1_000_000
+# How deep what a user wrote may be nested: whoever writes it as JSON again does so recursively.
+DEPTH_LIMIT = 100
 _DIGEST_PREFIX = "sha256:"
 _DIGEST_BYTES = 32
 
@@ -136,6 +140,14 @@ class RunStatus:
     status: str | None
     started_at: float | None
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """summary.json of a run: any object, in which the SDK keeps the best value of the metric that it was told."""
+
+    best_metric_name: str | None
+    best_metric_value: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +304,16 @@ def parse_run_status(data: bytes) -> RunStatus:
     )
 
 
+def parse_run_summary(data: bytes) -> RunSummary:
+    """summary.json. Raises MalformedRecord, also for one that is nested too deep."""
+    record = parse_object(data)
+    check_depth(record, DEPTH_LIMIT)
+    return RunSummary(
+        best_metric_name=text_of(record.get("best_metric_name")),
+        best_metric_value=number_of(record.get("best_metric_value")),
+    )
+
+
 def parse_artifact_uses(data: bytes) -> ArtifactUses:
     """artifacts_created.json or artifacts_used.json. Raises MalformedRecord."""
     problems = Problems()
@@ -375,8 +397,8 @@ def _index_entry(entry: dict[str, Any]) -> IndexEntry:
 
 def _artifact_use(entry: dict[str, Any]) -> ArtifactUse:
     return ArtifactUse(
-        name=required(entry, "name", text_of),
-        type=required(entry, "type", text_of),
+        name=check_name(required(entry, "name", text_of)),
+        type=check_name(required(entry, "type", text_of)),
         version=required(entry, "version", version_of),
         at=time_of(entry.get("created_at", entry.get("used_at"))),
         size_bytes=count_of(entry.get("size_bytes")),

@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from runicornfs.errors import NotFound
 
 log = logging.getLogger("runicornfs.sync")
 
@@ -19,7 +22,7 @@ MARKER = ".being-written"
 
 
 class MetadataExport:
-    """Owns the folder `metadata/`. Used by the thread that syncs, one at a time."""
+    """Owns the folder `metadata/`. Used by one thread at a time."""
 
     def __init__(self, folder: Path, document: Callable[[int], bytes]) -> None:
         self._folder = folder
@@ -29,6 +32,19 @@ class MetadataExport:
     def is_complete(self) -> bool:
         """False where an earlier export was cut off or none was made."""
         return self._folder.is_dir() and not (self._folder / MARKER).exists()
+
+    def remove(self) -> None:
+        """All of it: the next sync writes it anew."""
+        aside = self._folder.with_name(f"{self._folder.name}.removed")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            # Renamed first: a folder of which half is gone would count as complete.
+            self._folder.rename(aside)
+            shutil.rmtree(aside)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("cannot remove the export in %s: %s", self._folder, error.strerror)
 
     def begin(self) -> None:
         """Called before the commit whose changes will be exported."""
@@ -44,6 +60,8 @@ class MetadataExport:
                     self._remove(target)
                 else:
                     self._replace(target, self._document(document))
+            except NotFound:
+                pass  # an edit has replaced it since, and is exported after this
             except OSError as error:  # the export is a convenience: it never fails a sync
                 log.warning("cannot export %s: %s", target, error.strerror)
         (self._folder / MARKER).unlink(missing_ok=True)

@@ -1,13 +1,14 @@
 """Runs syncs: one at a time, in a thread of their own, on request and at an interval.
 
 A sync stages what it receives, so that one which breaks off need not be repeated from the start, and applies everything
-in one transaction at the end: who reads the catalog sees the store before it or after it. Only then are the mount told
-what changed and the export written.
+in one transaction at the end: who reads the catalog sees the store before it or after it. Only then is the export
+written.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes, Update
 from runicornfs.errors import Interrupted, RunicornFSError
-from runicornfs.remote.helper import Event, Gone, Notice, Plan
+from runicornfs.remote.events import Event, Gone, Notice, Plan
 from runicornfs.store.observed import Observed
 from runicornfs.sync.export import MetadataExport
 from runicornfs.sync.progress import ProgressTracker, SyncProgress
@@ -45,18 +46,17 @@ class SyncRun:
 class Syncer:
     """Thread-safe. `_lock` protects all that changes; it is never held while a sync works."""
 
-    def __init__(
-        self, catalog: Catalog, scan: Scan, export: MetadataExport, changed: Callable[[Changes], None]
-    ) -> None:
+    def __init__(self, catalog: Catalog, scan: Scan, export: MetadataExport) -> None:
         self._catalog = catalog
         self._scan = scan
         self._export = export
-        self._changed = changed
         self._tracker = ProgressTracker()
+        self._exporting = threading.Lock()
         self._lock = threading.Lock()
         self._run: SyncRun | None = None
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
+        self._repeating = threading.Event()  # set when the present interval is not to be kept any more
         self._last_sync: float | None = None
         self._count = 0
         self._errors = 0
@@ -83,28 +83,38 @@ class Syncer:
     def start(self, full: bool = False) -> SyncRun:
         """Starts a sync and returns at once; joins one that already runs."""
         with self._lock:
-            if self._closing.is_set():
-                raise Interrupted("the program is ending: nothing is synced any more")
+            self._refuse_at_the_end()
             if self._run is not None and not self._run.finished.is_set():
                 return self._run
-            run = self._run = SyncRun(full)
             self._tracker.start()
-            thread = threading.Thread(target=self._work, args=(run,), name="sync")
-            self._threads = [other for other in self._threads if other.is_alive()] + [thread]
-        thread.start()
-        return run
+            return self._launch(self._work, SyncRun(full), self._scan)
+
+    def start_over(self, forget: bool = False) -> SyncRun:
+        """Removes the export and reads everything again, when a sync that runs has ended; returns at once.
+
+        Who reads the catalog sees the store as before until then. With `forget` nothing is read: all that is known is
+        gone.
+        """
+        with self._lock:
+            self._refuse_at_the_end()
+            return self._launch(self._start_over, SyncRun(full=True), _all_gone if forget else self._scan, self._run)
 
     def every(self, interval_s: float) -> None:
-        """Syncs again whenever `interval_s` seconds have passed since the last one."""
-        thread = threading.Thread(target=self._repeat, args=(interval_s,), name="sync-interval")
+        """Syncs again whenever `interval_s` seconds have passed since the last one, from now on; 0 is never."""
         with self._lock:
-            self._threads.append(thread)
-        thread.start()
+            self._refuse_at_the_end()
+            self._repeating.set()
+            repeating = self._repeating = threading.Event()
+            if interval_s:
+                thread = threading.Thread(target=self._repeat, args=(interval_s, repeating), name="sync-interval")
+                self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+                thread.start()
 
     def cancel(self) -> None:
         """No sync is started any more; one that runs ends at its next event."""
         with self._lock:
             self._closing.set()
+            self._repeating.set()
 
     def join(self) -> None:
         """Waits for the threads to end, after `cancel` and after the line was closed under a waiting sync."""
@@ -113,17 +123,50 @@ class Syncer:
         for thread in threads:
             thread.join()
 
-    def _repeat(self, interval_s: float) -> None:
-        while not self._closing.wait(interval_s):
+    def export(self, changes: Changes) -> None:
+        """An edit has changed these documents: the export follows, in the background."""
+        thread = threading.Thread(target=self._export_changes, args=(changes,), name="export")
+        with self._lock:
+            if not self._closing.is_set():
+                self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+                thread.start()
+
+    def _export_changes(self, changes: Changes) -> None:
+        with self._exporting:
+            if self._export.is_complete:  # else the next sync writes everything
+                self._export.write(changes.documents_changed)
+
+    def _repeat(self, interval_s: float, ended: threading.Event) -> None:
+        while not ended.wait(interval_s):
             try:
                 run = self.start()
             except Interrupted:
                 return
             run.finished.wait()
 
-    def _work(self, run: SyncRun) -> None:
+    def _refuse_at_the_end(self) -> None:
+        """Under the lock."""
+        if self._closing.is_set():
+            raise Interrupted("the program is ending: nothing is synced any more")
+
+    def _launch(self, work: Callable[..., None], run: SyncRun, *arguments: object) -> SyncRun:
+        """Under the lock."""
+        self._run = run
+        thread = threading.Thread(target=work, args=(run, *arguments), name="sync")
+        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        thread.start()
+        return run
+
+    def _start_over(self, run: SyncRun, scan: Scan, before: SyncRun | None) -> None:
+        if before is not None:
+            before.finished.wait()
+        self._tracker.start()
+        self._export.remove()
+        self._work(run, scan)
+
+    def _work(self, run: SyncRun, scan: Scan) -> None:
         try:
-            self._sync(run)
+            self._sync(run, scan)
             self._tracker.finish("completed")
         except Exception as error:  # whoever waits for the run gets it; nobody may wait at all
             run.error = error
@@ -139,28 +182,32 @@ class Syncer:
             run.committed.set()
             run.finished.set()
 
-    def _sync(self, run: SyncRun) -> None:
-        started = time.time()
+    def _sync(self, run: SyncRun, scan: Scan) -> None:
+        started = None if scan is _all_gone else time.time()
         with self._catalog.update() as update:
             known = update.known()
             # With no token everything differs and is read again; what is not met any more is told as gone as ever.
-            for event in self._scan(((path, b"") for path, _ in known) if run.full else known):
+            for event in scan(((path, b"") for path, _ in known) if run.full else known):
                 if self._closing.is_set():
                     raise Interrupted("the program is ending: the sync was given up")
                 self._take(update, event)
+            self._finish(run, update, started)
+
+    def _finish(self, run: SyncRun, update: Update, started: float | None) -> None:
+        with self._exporting:
             export_whole = not self._export.is_complete
             something_to_export = export_whole or not update.is_empty
             if something_to_export:
                 self._export.begin()
             changes = update.apply(last_sync=started)
-        with self._lock:
-            self._last_sync = started
-            self._count += 1
-        self._report(changes)
-        self._changed(changes)
-        run.committed.set()
-        if something_to_export:
-            self._export.write(self._catalog.documents() if export_whole else changes.documents_changed)
+            if started is not None:
+                with self._lock:
+                    self._last_sync = started
+                    self._count += 1
+            self._report(changes)
+            run.committed.set()
+            if something_to_export:
+                self._export.write(self._catalog.documents() if export_whole else changes.documents_changed)
 
     def _take(self, update: Update, event: Event) -> None:
         match event:
@@ -180,3 +227,9 @@ class Syncer:
         for problem in changes.problems:
             self._tracker.problem(problem)
             log.info("%s", problem)
+
+
+def _all_gone(known: Iterable[tuple[bytes, bytes]]) -> Iterator[Event]:
+    """What a scan of an empty store would say."""
+    for path, _ in known:
+        yield Gone(os.fsdecode(path))

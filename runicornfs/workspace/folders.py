@@ -18,39 +18,75 @@ from runicornfs.errors import Refused
 DEFAULT_CACHE_DIR = Path("~/.runicorn_remote_cache")
 IDENTITY_FILE = "store.json"
 LOCK_FILE = "lock"
+INDEX = "index.db"
 
 
 class StoreFolder:
-    """The cache folder of one store, locked by this process until `close`.
+    """The cache folder of one store. `metadata/`, `index.db` and `content/` lie in it, as the user guide draws it.
 
-    `metadata/`, `index.db` and `content/` lie in it, as the user guide draws it.
+    One process at a time owns it (`owned`) and may change what is in it; it ends its ownership with `close`, or with
+    its own end. Belongs to one thread at a time.
     """
 
-    def __init__(self, cache_dir: Path, name: str, identity: dict[str, object]) -> None:
-        """`name` is the folder's wished name, `identity` what tells this store from any other. Raises Refused where
-        another process uses the folder or it cannot be written."""
+    def __init__(self, path: Path) -> None:
+        """Opens a folder that `find` or `make` has named, and owns it if nobody else does."""
+        self.path = path
+        try:
+            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Refused(f"the cache folder {path} cannot be used: {error.strerror}") from None
+        self.owned = False
+        self.own()
+
+    @classmethod
+    def find(cls, cache_dir: Path, name: str, identity: dict[str, object]) -> StoreFolder | None:
+        """The folder of this store, if it was made at some time. See `make`."""
+        for path in _candidates(cache_dir.expanduser(), name, identity):
+            if _identity(path) == identity:
+                return cls(path)
+        return None
+
+    @classmethod
+    def make(cls, cache_dir: Path, name: str, identity: dict[str, object]) -> StoreFolder:
+        """`name` is the folder's wished name, `identity` what tells this store from any other; where another store has
+        that name already it gets a suffix. Raises Refused where it cannot be written."""
         base = cache_dir.expanduser()
         try:
             private_folder(base)
-            self.path = _choose(base, name, identity)
-            self._lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return cls(_choose(base, name, identity))
         except OSError as error:
             raise Refused(f"the cache folder {base} cannot be used: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(self._lock, 20).decode(errors="replace").strip() or "unknown"
-            os.close(self._lock)
-            raise Refused(
-                f"another runicornfs (process {owner}) uses the cache folder {self.path}: "
-                "use its mount, end it, or name another folder with --cache-dir"
-            ) from None
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    @classmethod
+    def identities(cls, cache_dir: Path) -> list[dict[str, object]]:
+        """Which stores have a folder, the one that was synced last first."""
+        found = []
+        for path in cache_dir.expanduser().glob("*"):
+            identity = _identity(path)
+            if isinstance(identity, dict) and (path / INDEX).exists():
+                found.append(((path / INDEX).stat().st_mtime_ns, identity))
+        return [identity for _, identity in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def own(self) -> bool:
+        """Tries to become the owner; True if this process is."""
+        if not self.owned:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            os.truncate(self._lock, 0)
+            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+            self.owned = True
+        return True
+
+    @property
+    def owner(self) -> str:
+        """The process that owns it, for a message."""
+        return os.pread(self._lock, 20, 0).decode(errors="replace").strip() or "unknown"
 
     @property
     def index(self) -> Path:
-        return self.path / "index.db"
+        return self.path / INDEX
 
     @property
     def metadata(self) -> Path:
@@ -90,20 +126,29 @@ def runtime_folder() -> Path:
 
 
 def _choose(base: Path, name: str, identity: dict[str, object]) -> Path:
-    """The folder of this store: by its name, or with a suffix where another store has that name already."""
-    name = name.replace("/", "%2F").replace("\0", "%00")
-    text = json.dumps(identity, sort_keys=True)
-    suffix = hashlib.sha256(text.encode()).hexdigest()[:8]
-    for path in (base / name, base / f"{name}-{suffix}"):
+    for path in _candidates(base, name, identity):
         private_folder(path)
         file = path / IDENTITY_FILE
-        try:
-            if json.loads(file.read_text()) == identity:
-                return path
-        except FileNotFoundError:
-            file.touch(mode=0o600)
-            file.write_text(text)
+        if not file.exists():
+            part = path / f"{IDENTITY_FILE}.{os.getpid()}"  # another process may read it at this moment
+            part.touch(mode=0o600)
+            part.write_text(json.dumps(identity, sort_keys=True))
+            part.replace(file)
+        if _identity(path) == identity:
             return path
-        except ValueError:
-            continue  # not readable: whatever lies there is not known to be this store's
     raise Refused(f"the cache folder {base / name} is damaged: move it away")
+
+
+def _candidates(base: Path, name: str, identity: dict[str, object]) -> tuple[Path, Path]:
+    """By its name, or with a suffix where another store has that name already."""
+    name = name.replace("/", "%2F").replace("\0", "%00")
+    suffix = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return base / name, base / f"{name}-{suffix}"
+
+
+def _identity(path: Path) -> object:
+    """Whose folder it is; None where that is not readable: then it is not known to be this store's."""
+    try:
+        return json.loads((path / IDENTITY_FILE).read_text())
+    except (OSError, ValueError):
+        return None

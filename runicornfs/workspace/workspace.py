@@ -1,23 +1,34 @@
 """What the command line, the control API and the page can ask for, on the one store that is in use.
 
-The workspace owns nothing it did not get: the daemon composes its parts and closes them. Its methods are thread-safe
-and none but `sync` touches the network.
+What concerns one area hangs on it: `artifacts`, and what the modules beside this one are named after. Methods are
+thread-safe, and none but those that say so touches the network.
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from runicornfs.catalog.catalog import ArtifactRef, ArtifactSummary, Catalog, VersionSummary
 from runicornfs.catalog.update import Changes
-from runicornfs.content.contents import REMOTE, CacheStatus, Contents
+from runicornfs.errors import NotFound, Refused
+from runicornfs.mount.mountpoint import unmount
 from runicornfs.mount.options import MountOptions
 from runicornfs.mount.session import Mount
-from runicornfs.remote.server import Server
-from runicornfs.store.records import Manifest, parse_manifest
 from runicornfs.sync.progress import SyncProgress
-from runicornfs.sync.syncer import Syncer, SyncRun
+from runicornfs.sync.syncer import SyncRun
+from runicornfs.workspace.artifacts import Artifacts
+from runicornfs.workspace.cache import Cache
+from runicornfs.workspace.connection import Connection, SshFiles
+from runicornfs.workspace.connections import SavedConnections
+from runicornfs.workspace.downloads import Downloads
+from runicornfs.workspace.lineage import Lineage
+from runicornfs.workspace.localstatistics import LocalStore
+from runicornfs.workspace.managing import Managing
+from runicornfs.workspace.opened import OpenedStore
+from runicornfs.workspace.opening import Keeping
+from runicornfs.workspace.runs import Runs
+from runicornfs.workspace.upkeep import UpkeepState
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,163 +60,141 @@ class Status:
     offline: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """A file of a version. `absolute_path` is where its bytes lie on this machine, if they do."""
-
-    path: str
-    size: int
-    digest: str | None
-    modified_at: float | None
-    absolute_path: str | None
-    is_remote: bool
-    cached_bytes: int
-    mount_path: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class FileList:
-    """The inventory of a version."""
-
-    artifact: str
-    files: list[FileEntry]
-    manifest: Manifest
-    is_remote: bool
-
-
 class Workspace:
-    """One store in use: a server's (`server` is given) or a folder of this machine (`local_root` is)."""
+    """The store in use and what is done with it. `_lock` protects the list of mounts, which is only ever replaced."""
 
-    def __init__(
-        self,
-        source: str,
-        folder: Path,
-        catalog: Catalog,
-        contents: Contents,
-        syncer: Syncer,
-        *,
-        server: Server | None = None,
-        local_root: Path | None = None,
-    ) -> None:
-        self.source = source
-        self.folder = folder
-        self._catalog = catalog
-        self._contents = contents
-        self._syncer = syncer
-        self._server = server
-        self._local_root = local_root
+    def __init__(self, keeping: Keeping, ssh: SshFiles) -> None:
+        self._lock = threading.Lock()
         self._mounts: list[Mount] = []
+        self.connection = Connection(keeping, ssh, self._opened, self._shown)
+        self.artifacts = Artifacts(self)
+        self.cache = Cache(self)
+        self.downloads = Downloads(self)
+        self.managing = Managing(self)
+        self.runs = Runs(self)
+        self.lineage = Lineage(self)
+        self.local = LocalStore(self)
+        self.connections = SavedConnections()
+        self.cache_dir = keeping.cache_dir.expanduser()
 
     @property
-    def mode(self) -> str:
-        return "local" if self._server is None else "remote"
+    def store(self) -> OpenedStore:
+        """The store in use: another one after a change of server or mode."""
+        return self.connection.store
+
+    def close(self) -> None:
+        """Unmounts, disconnects and closes everything. A second time does nothing."""
+        for mount in self._mounts:
+            mount.stop()
+        self.connection.close()
 
     def sync(self, full: bool = False) -> SyncRun:
-        """Starts a sync, or joins the one that runs; returns at once."""
-        return self._syncer.start(full)
+        """Starts a sync, or joins the one that runs; returns at once. Raises Refused while nothing is connected."""
+        upkeep = self.store.upkeep
+        if upkeep.state().line == "disconnected":
+            raise Refused("the server is not connected: connect first")
+        return upkeep.sync(full)
 
     def mount(self, mountpoint: Path, options: MountOptions) -> Mount:
-        """Mounts the store; returns when the mount answers."""
-        mount = Mount(self._catalog, self._contents, self.source, mountpoint, options)
-        self._mounts = [*self._mounts, mount]
+        """Mounts whatever store is in use; returns when the mount answers. Raises InvalidInput, Refused,
+        MountUnavailable."""
+        store = self.store
+        mount = Mount(store.catalog, store.contents, store.source or "runicornfs", mountpoint, options)
         mount.start()
+        with self._lock:
+            self._mounts = [*self._mounts, mount]
+            if store is not self.store:
+                mount.show(self.store.catalog, self.store.contents)
         return mount
 
-    def announce(self, changes: Changes) -> None:
-        """After a commit: every mount forgets what changed. The syncer calls it."""
-        self._forget(changes.changed_paths)
+    def unmount(self, mountpoint: Path) -> None:
+        """Takes a mount of this process away. Raises NotFound where there is none, Refused where it is in use."""
+        found = next((mount for mount in self.mounts if mount.mountpoint == mountpoint), None)
+        if found is None:
+            raise NotFound(f"nothing is mounted on {mountpoint} by this runicornfs")
+        unmount(mountpoint)
+        found.stop()
 
-    def content_dropped(self, paths: list[str]) -> None:
-        """Contents failed their sha256 and are gone: no page of them may be served either."""
-        self._forget(paths)
+    @property
+    def mounts(self) -> list[Mount]:
+        """Those that are not gone."""
+        with self._lock:
+            ended = [mount for mount in self._mounts if mount.ended.is_set()]
+            self._mounts = [mount for mount in self._mounts if mount not in ended]
+        for mount in ended:
+            mount.stop()
+        return self._mounts
+
+    def mount_path(self, path: str) -> str | None:
+        """Where a path of the store stands in a mount; None where nothing is mounted."""
+        return next((str(mount.mountpoint / path) for mount in self.mounts), None)
+
+    def progress(self) -> SyncProgress:
+        """Of the sync that runs, or that ran last."""
+        return self.store.upkeep.state().progress
 
     def status(self) -> Status:
-        progress = self._syncer.progress
-        connected = self._server is None or self._server.state == "connected"
-        if progress.status == "running":
-            state = "syncing"
-        elif self._server is not None:
-            state = self._server.state
+        now = self.store.upkeep.state()
+        error = now.error
+        if error is None and now.progress.status == "failed" and now.progress.errors:
+            error = now.progress.errors[-1]
+        if self.connection.connecting:
+            status = "connecting"
+        elif now.progress.status == "running":
+            status = "syncing"
         else:
-            state = "connected"
-        failure = None if self._server is None else self._server.last_error
-        error = None if failure is None else str(failure)
-        if error is None and progress.status == "failed" and progress.errors:
-            error = progress.errors[-1]
+            status = "error" if now.line == "disconnected" and now.error else now.line
         return Status(
-            mode=self.mode,
-            source=self.source,
-            connected=connected,
-            status=state,
-            sync_progress=progress,
-            stats=self.statistics(),
+            mode=self.connection.mode,
+            source=self.store.source,
+            connected=now.connected,
+            status=status,
+            sync_progress=now.progress,
+            stats=self._statistics(now),
             error=error,
-            mounts=[str(mount.mountpoint) for mount in self._mounts if not mount.ended.is_set()],
-            offline=not connected,
+            mounts=[str(mount.mountpoint) for mount in self.mounts],
+            offline=not now.connected,
         )
 
     def statistics(self) -> Statistics:
-        totals = self._catalog.totals()
-        syncs, failures = self._syncer.counts
-        return Statistics(
-            connected=self._server is None or self._server.state == "connected",
-            last_sync=self._syncer.last_sync,
-            total_artifacts=totals.artifacts,
-            cached_artifacts=totals.artifacts,
-            cache_size_bytes=self._contents.status().size_bytes,
-            remote_size_bytes=totals.bytes,
-            sync_count=syncs,
-            error_count=failures,
-        )
+        return self._statistics(self.store.upkeep.state())
 
     def problems(self) -> list[str]:
         """What of the store cannot be used, and why."""
-        return self._catalog.problems()
+        return self.store.catalog.problems()
 
-    def cache(self) -> CacheStatus:
-        return self._contents.status()
+    def _statistics(self, now: UpkeepState) -> Statistics:
+        totals = self.store.catalog.totals()
+        return Statistics(
+            connected=now.connected,
+            last_sync=now.last_sync,
+            total_artifacts=totals.artifacts,
+            cached_artifacts=totals.artifacts,
+            cache_size_bytes=self.store.contents.status().size_bytes,
+            remote_size_bytes=totals.bytes,
+            sync_count=now.syncs,
+            error_count=now.failures,
+        )
 
-    def artifacts(self, type: str | None = None) -> list[ArtifactSummary]:
-        """Every artifact, newest update first."""
-        return self._catalog.artifacts(type)
+    def _opened(self, store: OpenedStore) -> None:
+        """From now on what changes in this store is heard of; it concerns the mounts while the store is in use."""
 
-    def find(self, name: str, type: str | None = None, version: int | None = None) -> ArtifactRef:
-        """Raises NotFound or AmbiguousName."""
-        return self._catalog.find_artifact(name, type, version)
+        def changed(changes: Changes) -> None:
+            """There is a new snapshot: every mount forgets what changed."""
+            for mount in self._mounts:
+                mount.changed(store.catalog, changes)
 
-    def versions(self, artifact: ArtifactRef, include_deleted: bool = False) -> list[VersionSummary]:
-        return self._catalog.versions(artifact, include_deleted)
+        def dropped(key: str) -> None:
+            """A content failed its sha256 and is gone: no page of it may be served either."""
+            paths = store.catalog.paths_of(bytes.fromhex(key))
+            for mount in self._mounts:
+                mount.forget(store.contents, paths)
 
-    def metadata(self, artifact: ArtifactRef, version: int) -> dict[str, object]:
-        """The fields of metadata.json, with the true aliases. Raises NotFound."""
-        return self._catalog.metadata(artifact, version)
+        store.catalog.on_change(changed)
+        store.contents.on_dropped(dropped)
 
-    def files(self, artifact: ArtifactRef, version: int) -> FileList:
-        """The files of a version and what of them is on this machine. Raises NotFound."""
-        manifest = parse_manifest(self._catalog.manifest_document(artifact, version))
-        folder = f"artifacts/{artifact.type}/{artifact.name}/v{version}/files"
-        cached = self._contents.cached_bytes(list({file.digest.hex() for file in manifest.files if file.digest}))
-        files = [
-            FileEntry(
-                path=file.path,
-                size=file.size,
-                digest=f"sha256:{file.digest.hex()}" if file.digest else None,
-                modified_at=file.modified_at,
-                absolute_path=str(self._local_root / folder / file.path) if self._local_root else None,
-                is_remote=self._server is not None,
-                cached_bytes=min(file.size, cached.get(file.digest.hex(), (0, REMOTE))[0]) if file.digest else 0,
-                mount_path=self._mount_path(f"{folder}/{file.path}"),
-            )
-            for file in manifest.files
-        ]
-        return FileList(f"{artifact.name}:v{version}", files, manifest, self._server is not None)
-
-    def _forget(self, paths: list[str]) -> None:
-        for mount in self._mounts:
-            mount.changed(paths)
-
-    def _mount_path(self, path: str) -> str | None:
-        for mount in self._mounts:
-            if not mount.ended.is_set():
-                return str(mount.mountpoint / path)
-        return None
+    def _shown(self, store: OpenedStore) -> None:
+        """Another store is in use."""
+        with self._lock:
+            for mount in self._mounts:
+                mount.show(store.catalog, store.contents)

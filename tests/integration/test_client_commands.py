@@ -153,13 +153,21 @@ def test_a_port_that_was_named_and_is_taken_is_an_error(mounted: Mounted, sample
     assert address in done.stderr
 
 
-def test_a_second_daemon_on_one_cache_folder_is_told(mounted: Mounted) -> None:
-    assert isinstance(mounted.process.args, list)
-    command = [str(word) for word in mounted.process.args]
-    command[command.index(str(mounted.mountpoint))] = str(mounted.folder / "second")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=mounted.environment, timeout=30)
-    assert done.returncode == 1
-    assert f"process {mounted.process.pid}" in done.stderr
+def test_mode_says_and_changes_which_store_is_in_use(mounted: Mounted) -> None:
+    assert mounted.run("mode").stdout == "remote, connected\n"
+    assert json.loads(mounted.run("mode", "--json").stdout)["mode"] == "remote"
+    assert mounted.run("mode", "remote").stdout.startswith("Switched to remote mode")
+    refused = mounted.run("mode", "local", check=False)
+    assert (refused.returncode, "--store" in refused.stderr) == (1, True)
+    assert mounted.run("mode", "sideways", check=False).returncode == 2
+
+
+def test_status_shows_everything_at_a_glance(mounted: Mounted) -> None:
+    mounted.run("get", "resnet50:v3", "--type", "model")
+    shown = mounted.run("status").stdout
+    for line in ("Store:", "Connection: connected", "Last sync:", "Cache:", f"Mounted on: {mounted.mountpoint}"):
+        assert line in shown
+    assert "Downloads:  none running, 1 ended" in shown
 
 
 def test_the_daemon_leaves_nothing_behind(mounted: Mounted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def test_a_wheel_installs_no_top_level_api(tmp_path: Path, by_way_of: str) -> No
     subprocess.run([*pip, str(wheel)], check=True)
     installed = {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")} - {"bin"}
     assert installed == {"runicornfs"}
-    assert modules_below(target / "runicornfs") == modules_below(project / "runicornfs")
+    assert files_below(target / "runicornfs") == files_below(project / "runicornfs")
 
     asked = "import importlib.util as u; print(u.find_spec('api'), u.find_spec('runicornfs.api').origin)"
     done = subprocess.run(
@@ -50,9 +51,9 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def modules_below(package: Path) -> set[str]:
-    """The modules of a package, those behind a symlink too (which Path.rglob does not enter)."""
+def files_below(package: Path) -> set[str]:
+    """The files of a package, those behind a symlink too: modules, and what the API serves."""
     found = set()
-    for folder in (package, *(path for path in package.iterdir() if path.is_dir())):
-        found |= {str(path.relative_to(package)) for path in folder.rglob("*.py")}
+    for folder, _, names in os.walk(package, followlinks=True):
+        found |= {os.path.relpath(os.path.join(folder, name), package) for name in names if not name.endswith(".pyc")}
     return found

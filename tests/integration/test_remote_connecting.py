@@ -143,19 +143,23 @@ class TestLogin:
             connect(settings_of(sshd, identity_files=(key,)))
 
     def test_a_key_that_is_not_there(self, sshd: PrivateSshd) -> None:
-        with pytest.raises(InvalidInput, match="There is no key file /nowhere"):
+        with pytest.raises(InvalidInput, match="there is no key file /nowhere"):
             connect(settings_of(sshd), Credentials((Path("/nowhere"),)))
 
     def test_a_refused_key(self, sshd: PrivateSshd, tmp_path: Path) -> None:
         key = keygen(tmp_path / "key")
         with pytest.raises(AuthenticationFailed) as refusal:
             connect(settings_of(sshd), Credentials((key,), password="secret"))
-        assert f"tried key {key}, password (not allowed there)" in str(refusal.value)
+        said = str(refusal.value)
+        assert f"tried key {key}; the password was not asked for; the server takes publickey: check that" in said
         assert "authorized_keys" in str(refusal.value)
         assert "secret" not in str(refusal.value)
 
     def test_nothing_to_try(self, sshd: PrivateSshd) -> None:
-        with pytest.raises(AuthenticationFailed, match="no key, no agent and no password"):
+        with pytest.raises(
+            AuthenticationFailed,
+            match="there was nothing to try; the server takes publickey: name a key with --identity",
+        ):
             connect(settings_of(sshd))
 
     def test_more_keys_than_the_server_lets_try(self, sshd: PrivateSshd, tmp_path: Path) -> None:
@@ -199,7 +203,7 @@ class TestAgent:
 
     def test_an_agent_that_is_not_to_be_asked(self, sshd: PrivateSshd, agent: Path) -> None:
         self.add(agent, sshd.identity)
-        with pytest.raises(AuthenticationFailed, match="no agent"):
+        with pytest.raises(AuthenticationFailed, match="nothing to try"):
             connect(settings_of(sshd, agent_socket=str(agent)), Credentials(use_agent=False))
 
     def test_with_identities_only_the_agent_may_use_the_configured_keys_alone(
@@ -222,8 +226,10 @@ class TestAgent:
 class PasswordServer(paramiko.ServerInterface):
     """What paramiko needs for a server that takes one password, plainly or as the answer to a question."""
 
-    def __init__(self, ways: str) -> None:
+    def __init__(self, ways: str, questions: list[list[tuple[str, bool]]]) -> None:
         self._ways = ways
+        self._questions = questions
+        self.answers: list[list[str]] = []
 
     def get_allowed_auths(self, username: str) -> str:
         return self._ways
@@ -233,49 +239,99 @@ class PasswordServer(paramiko.ServerInterface):
         return common.AUTH_SUCCESSFUL if right else common.AUTH_FAILED
 
     def check_auth_interactive(self, username: str, submethods: str) -> InteractiveQuery | int:
-        return InteractiveQuery("", "", ("Password: ", False))
+        return InteractiveQuery("", "", *self._questions[0])
 
-    def check_auth_interactive_response(self, responses: list[str]) -> int:
-        return common.AUTH_SUCCESSFUL if responses == ["pass-word"] else common.AUTH_FAILED
+    def check_auth_interactive_response(self, responses: list[str]) -> InteractiveQuery | int:
+        self.answers.append(responses)
+        if len(self.answers) < len(self._questions):
+            return InteractiveQuery("", "", *self._questions[len(self.answers)])
+        return common.AUTH_SUCCESSFUL if ["pass-word"] in self.answers and len(responses) < 2 else common.AUTH_FAILED
+
+
+Ask = Callable[..., tuple[HostSettings, PasswordServer]]
 
 
 class TestPassword:
-    """Passwords, with a server of paramiko's: sshd would take those of the machine's accounts."""
+    """Passwords, with a server of paramiko's that asks what sshd cannot be made to ask for."""
 
-    @pytest.fixture(params=["password", "keyboard-interactive"])
-    def settings(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HostSettings]:
+    @pytest.fixture
+    def at(self, tmp_path: Path) -> Iterator[Ask]:
+        """Starts a server for one connection that allows these ways and asks these questions, list after list."""
         key = paramiko.ECDSAKey.generate()
         listener = socket.create_server(("127.0.0.1", 0))
         transports: list[paramiko.Transport] = []
+        threads: list[threading.Thread] = []
 
-        def serve() -> None:
-            connection, _ = listener.accept()
-            transports.append(paramiko.Transport(connection))
-            transports[0].add_server_key(key)
-            transports[0].start_server(threading.Event(), PasswordServer(request.param))
+        def start(ways: str, *questions: list[tuple[str, bool]]) -> tuple[HostSettings, PasswordServer]:
+            server = PasswordServer(ways, list(questions))
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        port = listener.getsockname()[1]
-        hosts = tmp_path / "hosts"
-        hosts.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
-        yield HostSettings("127.0.0.1", "127.0.0.1", port, "ada", user_known_hosts=(hosts,))
-        thread.join(10)
+            def serve() -> None:
+                connection, _ = listener.accept()
+                transports.append(paramiko.Transport(connection))
+                transports[0].add_server_key(key)
+                transports[0].start_server(threading.Event(), server)
+
+            threads.append(threading.Thread(target=serve))
+            threads[0].start()
+            port = listener.getsockname()[1]
+            hosts = tmp_path / "hosts"
+            hosts.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
+            return HostSettings("127.0.0.1", "127.0.0.1", port, "ada", user_known_hosts=(hosts,)), server
+
+        yield start
+        threads[0].join(10)
         listener.close()
         transports[0].close()
 
-    def test_the_right_password(self, settings: HostSettings) -> None:
+    @staticmethod
+    def lets_in(settings: HostSettings) -> None:
         server = Server(settings, "/", Credentials(password="pass-word"))
         server.connect()
         assert server.state == "connected"
         server.close()
 
-    def test_a_wrong_password_is_not_repeated(self, settings: HostSettings) -> None:
-        server = Server(settings, "/", Credentials(password="a-guess"))
-        with pytest.raises(AuthenticationFailed, match="tried password") as refusal:
+    @staticmethod
+    def refuses(settings: HostSettings, password: str = "pass-word") -> str:
+        server = Server(settings, "/", Credentials(password=password))
+        with pytest.raises(AuthenticationFailed) as refusal:
             server.connect()
-        assert "a-guess" not in str(refusal.value)
         server.close()
+        assert password not in str(refusal.value)
+        return str(refusal.value)
+
+    def test_the_right_password(self, at: Ask) -> None:
+        self.lets_in(at("password")[0])
+
+    def test_a_question_that_asks_for_it(self, at: Ask) -> None:
+        self.lets_in(at("keyboard-interactive", [("Password: ", False)])[0])
+
+    def test_a_message_after_it_needs_no_answer(self, at: Ask) -> None:
+        settings, server = at("keyboard-interactive", [("Password: ", False)], [])
+        self.lets_in(settings)
+        assert server.answers == [["pass-word"], []]
+
+    @pytest.mark.parametrize("ways", ["password", "keyboard-interactive"])
+    def test_a_wrong_one_is_not_repeated(self, at: Ask, ways: str) -> None:
+        settings, server = at(ways, [("Password: ", False)])
+        assert "tried password" in self.refuses(settings, "a-guess")
+        assert server.answers in ([], [["a-guess"]])
+
+    def test_a_second_question_gets_no_password_and_is_named(self, at: Ask) -> None:
+        settings, server = at(
+            "keyboard-interactive", [("Password: ", False)], [("Code\x1b[2J: ", False), ("PIN:", False)]
+        )
+        said = self.refuses(settings)
+        assert said.endswith("let it ask nothing else than a password: 'PIN:' cannot be answered here")
+        assert server.answers == [["pass-word"], ["", ""]]
+
+    def test_a_question_whose_answer_is_shown_gets_no_password(self, at: Ask) -> None:
+        settings, server = at("keyboard-interactive", [("Name\x1b[2J:\n", True)])
+        assert "'Name[2J:' cannot be answered here" in self.refuses(settings)
+        assert server.answers == [[""]]
+
+    def test_a_server_that_takes_neither_is_said_to(self, at: Ask) -> None:
+        said = self.refuses(at("gssapi-with-mic,hostbased")[0])
+        assert "the server takes gssapi-with-mic, hostbased: runicornfs logs in with a key or a password only" in said
 
 
 Speech = Callable[[socket.socket], None]
@@ -318,7 +374,7 @@ class TestNoServer:
             server.connect()
         assert server.state == "disconnected"
         assert server.last_error is failure.value
-        assert str(failure.value).endswith((".", "?"))
+        assert not str(failure.value).endswith(".")
         server.close()
         wait_until(lambda: threading.active_count() <= threads, "all threads to end")
         return failure.value

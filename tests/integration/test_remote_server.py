@@ -241,6 +241,7 @@ class TestStructure:
             "has_custom": False,
             "has_odd type": True,
             "has_experiments": True,
+            "python3": None,
         }
 
     def test_the_sdks_own_store(self, sshd: PrivateSshd, sample_store: Path) -> None:
@@ -268,7 +269,7 @@ class TestStructure:
 
     def test_a_root_that_is_not_there(self, sshd: PrivateSshd, root: Path) -> None:
         with server_at(sshd, root / "missing") as server:
-            with pytest.raises(StoreUnusable, match="There is no folder"):
+            with pytest.raises(StoreUnusable, match="there is no folder"):
                 server.verify_store()
             assert not server.inspect_store().root_exists
 

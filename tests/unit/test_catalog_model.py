@@ -124,8 +124,8 @@ class CatalogMachine(RuleBasedStateMachine):
         files = [node for node in nodes.values() if node.kind not in (Kind.DIRECTORY, Kind.SYMLINK)]
         totals = self.catalog.totals()
         assert (totals.files, totals.bytes) == (len(files), sum(node.size for node in files))
-        assert totals.versions == sum(a.num_versions for a in self.catalog.artifacts())
-        assert totals.artifacts == len(self.catalog.artifacts())
+        assert totals.versions == sum(a.num_versions for a in self.catalog.artifacts.all())
+        assert totals.artifacts == len(self.catalog.artifacts.all())
 
     @invariant()
     def is_what_one_sync_would_have_made(self) -> None:
@@ -221,10 +221,11 @@ def dump(catalog: Catalog) -> object:
     nodes = [
         (replace(node, document=None), contents.get(node.document or 0)) for _, node in sorted(tree(catalog).items())
     ]
-    artifacts = catalog.artifacts()
-    refs = [catalog.find_artifact(artifact.name, artifact.type) for artifact in artifacts]
-    versions = [catalog.versions(ref, include_deleted=True) for ref in refs]
-    metadata = [catalog.metadata(ref, artifact.latest_version) for ref, artifact in zip(refs, artifacts, strict=True)]
+    artifacts = catalog.artifacts.all()
+    refs = [catalog.artifacts.find(artifact.name, artifact.type) for artifact in artifacts]
+    versions = [catalog.artifacts.versions(ref, include_deleted=True) for ref in refs]
+    latest = zip(refs, artifacts, strict=True)
+    metadata = [catalog.artifacts.metadata(ref, artifact.latest_version) for ref, artifact in latest]
     with catalog._database.reader() as connection:
         rows = connection.execute("SELECT count(*) FROM documents WHERE id NOT IN (SELECT document FROM staged"
                                   " WHERE document IS NOT NULL)").fetchone()  # fmt: skip

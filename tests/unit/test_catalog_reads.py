@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runicornfs.catalog.catalog import ArtifactPlace, Catalog
+from runicornfs.catalog.artifacts import ArtifactPlace
+from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.nodes import Kind
-from runicornfs.errors import AmbiguousName, NotFound
+from runicornfs.errors import AmbiguousName, MalformedRecord, NotFound
 from tests.unit.observing import a_version, apply, document, index, observe, plain_file, tree
 
 NET = "artifacts/model/net"
@@ -63,7 +64,7 @@ def test_contents_of_the_sample_carry_their_digest_and_time(sample: Catalog) -> 
     assert node is not None
     assert node.digest is not None
     assert node.digest.hex() == "ecd59a7ecae18da69bf4246c1f85f5611b2af9ac3e5586c73e6cff3cbcf62d43"
-    assert node.mtime_ns == round(1795385482.316943 * 1e9)
+    assert node.mtime_ns / 10**9 == 1795385482.316943
 
 
 def test_an_artifacts_folder_of_the_sample_holds_shown_versions_and_aliases(sample: Catalog) -> None:
@@ -102,7 +103,7 @@ def test_a_document_that_was_replaced_is_not_found(sample: Catalog) -> None:
 
 
 def test_artifacts_of_the_sample_are_listed_newest_update_first(sample: Catalog) -> None:
-    found = sample.artifacts()
+    found = sample.artifacts.all()
     assert [(a.type, a.name) for a in found] == [
         ("custom", "imagenet-ref"), ("code", "train-code"), ("config", "resnet50"), ("model", "resnet50"),
         ("dataset", "cifar-mini"),
@@ -114,21 +115,21 @@ def test_artifacts_of_the_sample_are_listed_newest_update_first(sample: Catalog)
 
 
 def test_artifacts_are_listed_of_one_type(sample: Catalog) -> None:
-    assert [a.name for a in sample.artifacts("dataset")] == ["cifar-mini"]
-    assert sample.artifacts("nothing") == []
+    assert [a.name for a in sample.artifacts.all("dataset")] == ["cifar-mini"]
+    assert sample.artifacts.all("nothing") == []
 
 
 def test_a_name_of_two_types_is_ambiguous_without_a_version_that_tells(sample: Catalog) -> None:
     for version in (None, 1):
         with pytest.raises(AmbiguousName) as caught:
-            sample.find_artifact("resnet50", version=version)
+            sample.artifacts.find("resnet50", version=version)
         assert caught.value.types == ["config", "model"]
-    assert sample.find_artifact("resnet50", version=4).type == "model"
-    assert sample.find_artifact("resnet50", "config").path == "artifacts/config/resnet50"
+    assert sample.artifacts.find("resnet50", version=4).type == "model"
+    assert sample.artifacts.find("resnet50", "config").path == "artifacts/config/resnet50"
 
 
 def test_a_version_in_the_recycle_bin_is_found(sample: Catalog) -> None:
-    assert sample.find_artifact("resnet50", version=2).type == "model"
+    assert sample.artifacts.find("resnet50", version=2).type == "model"
 
 
 def test_a_version_that_is_shown_goes_before_one_in_the_recycle_bin(sample: Catalog) -> None:
@@ -136,7 +137,7 @@ def test_a_version_that_is_shown_goes_before_one_in_the_recycle_bin(sample: Cata
     apply(
         sample, document(f"{config}/versions.json", index({1: "ready", 2: "ready"}), b"2"), *a_version(f"{config}/v2")
     )
-    assert sample.find_artifact("resnet50", version=2).type == "config"
+    assert sample.artifacts.find("resnet50", version=2).type == "config"
 
 
 @pytest.mark.parametrize(
@@ -146,45 +147,45 @@ def test_a_version_that_is_shown_goes_before_one_in_the_recycle_bin(sample: Cata
 )  # fmt: skip
 def test_an_unknown_artifact_is_not_found(sample: Catalog, name: str, kind: str | None, version: int | None) -> None:
     with pytest.raises(NotFound):
-        sample.find_artifact(name, kind, version)
+        sample.artifacts.find(name, kind, version)
 
 
 def test_versions_are_listed_with_their_true_aliases(sample: Catalog) -> None:
-    ref = sample.find_artifact("resnet50", "model")
-    assert [(v.version, v.status, v.aliases) for v in sample.versions(ref)] == [
+    ref = sample.artifacts.find("resnet50", "model")
+    assert [(v.version, v.status, v.aliases) for v in sample.artifacts.versions(ref)] == [
         (1, "ready", ["stable"]), (3, "ready", ["production"]), (4, "ready", ["latest"])
     ]  # fmt: skip
-    first = sample.versions(ref)[0]
+    first = sample.artifacts.versions(ref)[0]
     assert (first.size_bytes, first.num_files, first.created_by_run) == (400_022, 2, "20261122_221122_b1a417")
 
 
 def test_deleted_versions_are_listed_where_that_is_asked_for(sample: Catalog) -> None:
-    ref = sample.find_artifact("resnet50", "model")
-    assert [(v.version, v.status) for v in sample.versions(ref, include_deleted=True)] == [
+    ref = sample.artifacts.find("resnet50", "model")
+    assert [(v.version, v.status) for v in sample.artifacts.versions(ref, include_deleted=True)] == [
         (1, "ready"), (2, "deleted"), (3, "ready"), (4, "ready")
     ]  # fmt: skip
 
 
 def test_metadata_is_the_document_with_the_true_aliases(sample: Catalog, sample_store: Path) -> None:
-    ref = sample.find_artifact("resnet50", "model")
+    ref = sample.artifacts.find("resnet50", "model")
     on_disk = json.loads((sample_store / "artifacts/model/resnet50/v3/metadata.json").read_bytes())
     assert on_disk["aliases"] == ["latest"]
-    assert sample.metadata(ref, 3) == on_disk | {"aliases": ["production"]}
+    assert sample.artifacts.metadata(ref, 3) == on_disk | {"aliases": ["production"]}
 
 
 def test_the_manifest_is_served_as_it_is(sample: Catalog, sample_store: Path) -> None:
-    ref = sample.find_artifact("imagenet-ref")
+    ref = sample.artifacts.find("imagenet-ref")
     on_disk = (sample_store / "artifacts/custom/imagenet-ref/v1/manifest.json").read_bytes()
-    assert sample.manifest_document(ref, 1) == on_disk
+    assert sample.artifacts.manifest_document(ref, 1) == on_disk
 
 
 def test_records_of_a_version_that_is_not_shown_are_not_found(sample: Catalog) -> None:
-    ref = sample.find_artifact("resnet50", "model")
+    ref = sample.artifacts.find("resnet50", "model")
     for version in (2, 9):
         with pytest.raises(NotFound):
-            sample.metadata(ref, version)
+            sample.artifacts.metadata(ref, version)
         with pytest.raises(NotFound):
-            sample.manifest_document(ref, version)
+            sample.artifacts.manifest_document(ref, version)
 
 
 def test_all_documents_are_listed_for_the_export(sample: Catalog, sample_store: Path) -> None:
@@ -195,11 +196,11 @@ def test_all_documents_are_listed_for_the_export(sample: Catalog, sample_store: 
 
 def test_a_path_tells_its_artifact_and_version(sample: Catalog) -> None:
     folder = "artifacts/model/resnet50"
-    assert sample.place_in_artifact(f"{folder}/v3/files/model.pth") == ArtifactPlace(
+    assert sample.artifacts.place_of(f"{folder}/v3/files/model.pth") == ArtifactPlace(
         "model", "resnet50", 3, ["production"]
     )
-    assert sample.place_in_artifact(f"{folder}/latest") == ArtifactPlace("model", "resnet50", None, [])
-    assert sample.place_in_artifact("vision/train/runs/r/meta.json") is None
+    assert sample.artifacts.place_of(f"{folder}/latest") == ArtifactPlace("model", "resnet50", None, [])
+    assert sample.artifacts.place_of("vision/train/runs/r/meta.json") is None
 
 
 def test_names_that_are_no_utf8_are_kept(catalog: Catalog) -> None:
@@ -208,14 +209,35 @@ def test_names_that_are_no_utf8_are_kept(catalog: Catalog) -> None:
     apply(
         catalog, document(f"{folder}/versions.json", index({1: "ready"}, {"b\udce9st": 1})), *a_version(f"{folder}/v1")
     )
-    assert [a.name for a in catalog.artifacts()] == [name]
-    assert catalog.artifacts()[0].aliases == {"b\udce9st": 1}
+    assert [a.name for a in catalog.artifacts.all()] == [name]
+    assert catalog.artifacts.all()[0].aliases == {"b\udce9st": 1}
     assert names(catalog, folder) == ["b\udce9st", "v1", "versions.json"]
-    assert catalog.find_artifact(name).path == folder
+    assert catalog.artifacts.find(name).path == folder
 
 
 def test_an_artifact_without_a_version_to_show_is_in_no_list(catalog: Catalog) -> None:
     apply(catalog, document(f"{NET}/versions.json", index({1: "failed"})), plain_file(f"{NET}/.lock"))
-    assert catalog.artifacts() == []
+    assert catalog.artifacts.all() == []
     assert names(catalog, NET) == [".lock", "versions.json"]
-    assert catalog.versions(catalog.find_artifact("net")) == []
+    assert catalog.artifacts.versions(catalog.artifacts.find("net")) == []
+
+
+def test_contents_are_found_in_all_the_versions_that_have_them(catalog: Catalog) -> None:
+    apply(
+        catalog,
+        document(f"{NET}/versions.json", index({2: "ready", 10: "ready"})),
+        *a_version(f"{NET}/v2", {"a.bin": 7, "copy/a.bin": 8}),
+        *a_version(f"{NET}/v10", {"a.bin": 7}),
+    )
+    seven, eight, nine = (bytes.fromhex(f"{size:064x}") for size in (7, 8, 9))
+    assert catalog.units_with([seven, eight, nine]) == {seven: [f"{NET}/v2", f"{NET}/v10"], eight: [f"{NET}/v2"]}
+    assert catalog.units_with([]) == {}
+
+
+def test_metadata_that_is_nested_without_measure_is_refused(catalog: Catalog) -> None:
+    nested = b'{"metadata": ' + b"[" * 300 + b"]" * 300 + b"}"
+    observed = a_version(f"{NET}/v1")
+    apply(catalog, document(f"{NET}/versions.json", index({1: "ready"})), *observed)
+    apply(catalog, document(f"{NET}/v1/metadata.json", nested, b"2"))
+    with pytest.raises(MalformedRecord, match="nested too deep"):
+        catalog.artifacts.metadata(catalog.artifacts.find("net"), 1)

@@ -405,7 +405,7 @@ def test_aliases_follow_the_index(catalog: Catalog) -> None:
 def test_an_alias_of_a_version_that_is_not_shown_is_not_shown(catalog: Catalog) -> None:
     apply(catalog, *two_versions({"latest": 2}), document(f"{NET}/v2/.deleted", {}))
     assert names(catalog, NET) == ["v1", "versions.json"]
-    assert catalog.artifacts()[0].aliases == {}
+    assert catalog.artifacts.all()[0].aliases == {}
     apply(catalog, gone=(f"{NET}/v2/.deleted",))
     assert names(catalog, NET) == ["latest", "v1", "v2", "versions.json"]
 
@@ -416,7 +416,7 @@ def test_an_alias_that_cannot_be_a_link_is_reported(catalog: Catalog, alias: str
     assert names(catalog, NET) == ["latest", "v1", "v2", "versions.json"]
     assert len(changes.problems) == 1
     assert changes.problems[0].startswith(NET)
-    assert catalog.versions(catalog.find_artifact("net"))[0].aliases == [alias]  # it is one nevertheless
+    assert catalog.artifacts.versions(catalog.artifacts.find("net"))[0].aliases == [alias]  # it is one nevertheless
 
 
 def test_an_alias_beside_a_file_of_its_name_is_reported(catalog: Catalog) -> None:
@@ -442,7 +442,7 @@ def test_without_an_index_the_versions_own_metadata_counts(catalog: Catalog) -> 
     assert link.target == "v2"
     assert len(changes.problems) == 1
     assert "no versions.json" in changes.problems[0]
-    assert catalog.artifacts()[0].aliases == {"latest": 2}
+    assert catalog.artifacts.all()[0].aliases == {"latest": 2}
 
 
 def test_with_a_malformed_index_the_versions_own_metadata_counts(catalog: Catalog) -> None:
@@ -472,9 +472,9 @@ def test_what_the_index_does_not_say_comes_from_metadata(catalog: Catalog) -> No
         document(f"{NET}/v1/metadata.json", metadata),
         document(f"{NET}/v1/manifest.json", manifest({})),
     )
-    (version,) = catalog.versions(catalog.find_artifact("net"))
+    (version,) = catalog.artifacts.versions(catalog.artifacts.find("net"))
     assert (version.created_at, version.size_bytes, version.num_files, version.created_by_run) == (5.5, 77, 3, "r1")
-    assert (catalog.artifacts()[0].created_at, catalog.artifacts()[0].updated_at) == (5.5, 5.5)
+    assert (catalog.artifacts.all()[0].created_at, catalog.artifacts.all()[0].updated_at) == (5.5, 5.5)
 
 
 def test_an_artifact_that_went_leaves_nothing(catalog: Catalog) -> None:
@@ -482,7 +482,7 @@ def test_an_artifact_that_went_leaves_nothing(catalog: Catalog) -> None:
     apply(catalog, *items)
     changes = apply(catalog, gone=tuple(item.path for item in items))
     assert tree(catalog) == {}
-    assert (catalog.artifacts(), catalog.problems(), catalog.totals().files) == ([], [], 0)
+    assert (catalog.artifacts.all(), catalog.problems(), catalog.totals().files) == ([], [], 0)
     assert "" in changes.changed_paths
     for table in ("documents", "sources", "staged", "artifacts", "versions", "aliases", "problems"):
         assert rows_of(catalog, table) == 0
@@ -606,4 +606,4 @@ def test_numbers_that_collide_hide_a_file_and_hurt_nothing(catalog: Catalog, mon
 def test_the_metadata_of_a_version_keeps_odd_json(catalog: Catalog) -> None:
     apply(catalog, *two_versions())
     apply(catalog, document(f"{NET}/v1/metadata.json", json.dumps({"metadata": {"loss": [1e400]}}).encode(), b"2"))
-    assert catalog.metadata(catalog.find_artifact("net"), 1)["metadata"] == {"loss": [float("inf")]}
+    assert catalog.artifacts.metadata(catalog.artifacts.find("net"), 1)["metadata"] == {"loss": [float("inf")]}

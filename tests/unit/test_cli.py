@@ -52,7 +52,9 @@ def test_a_mount_takes_a_server_and_a_folder(launched: Launched) -> None:
 
 
 def test_a_mount_takes_a_folder_of_this_machine(launched: Launched) -> None:
-    assert options_of(launched, "/srv/runicorn", "/mnt/x").source.store == LocalSource(Path("/srv/runicorn"))
+    source = options_of(launched, "/srv/runicorn", "/mnt/x").source
+    assert source is not None
+    assert source.store == LocalSource(Path("/srv/runicorn"))
 
 
 def test_options_are_read(launched: Launched) -> None:
@@ -77,7 +79,7 @@ def test_options_are_read(launched: Launched) -> None:
         ["mount", "-bad:/data", "/mnt"],
         ["mount", "gpu:/data", "/mnt", "-o", "rw"],
         ["mount", "gpu:/data", "/mnt", "--cache-size", "much"],
-        ["mount", "gpu:/data", "/mnt", "--api", "0.0.0.0:80"],
+        ["mount", "gpu:/data", "/mnt", "--api", "0.0.0.0"],
         ["mount", "gpu:/data", "/mnt", "--sync-interval", "-1"],
         ["nonsense"],
     ],
@@ -110,7 +112,17 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
-def test_the_api_is_served_to_this_machine_alone() -> None:
-    assert parse_api("[::1]:0") == ApiAddress("::1", 0, named=True)
-    with pytest.raises(InvalidInput, match="loopback"):
-        parse_api("192.168.1.5:80")
+@pytest.mark.parametrize(
+    ("text", "host", "loopback", "everywhere"),
+    [
+        ("127.0.0.1:80", "127.0.0.1", True, False),
+        ("[::1]:80", "::1", True, False),
+        ("192.168.1.5:80", "192.168.1.5", False, False),
+        ("0.0.0.0:80", "0.0.0.0", False, True),
+        ("[::]:80", "::", False, True),
+    ],
+)
+def test_an_address_of_the_api_says_who_can_reach_it(text: str, host: str, loopback: bool, everywhere: bool) -> None:
+    address = parse_api(text)
+    assert (address.host, address.port, address.named) == (host, 80, True)
+    assert (address.is_loopback, address.is_unspecified) == (loopback, everywhere)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runicornfs.content.contents import CACHED
+from runicornfs.content.contents import CACHED, Freed
 from runicornfs.content.identity import Identity
 from runicornfs.content.local import LocalContents
-from runicornfs.errors import AccessDenied, MissingOnServer, StaleFile
+from runicornfs.errors import AccessDenied, MissingOnServer, NotFound, Refused, StaleFile
 
 DATA = b"0123456789" * 100
 
@@ -124,3 +124,16 @@ def test_no_descriptor_is_left_behind(contents: LocalContents) -> None:
             except (StaleFile, MissingOnServer):
                 continue
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_is_kept_so_there_is_nothing_to_pin_or_check(contents: LocalContents) -> None:
+    assert contents.files("size", 10) == []
+    assert contents.pins() == []
+    assert contents.clear() == contents.cleanup() == Freed(0, 0)
+    assert contents.verification().status == "idle"
+    with pytest.raises(Refused, match="need not be pinned"):
+        contents.pin("model/net:v1", {"key": 1})
+    with pytest.raises(NotFound):
+        contents.unpin("model/net:v1")
+    with pytest.raises(Refused, match="nothing to check"):
+        contents.verify()

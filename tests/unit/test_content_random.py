@@ -92,11 +92,14 @@ class CacheMachine(RuleBasedStateMachine):
             name: self.server.add(name, content, digest=name not in WITHOUT_DIGEST)
             for name, content in CONTENTS.items()
         }
+        self.pinned: set[str] = set()
+        self.stays: dict[str, int] = {}  # bytes of what is pinned that nothing may take any more
         self.here = self.folder / "cache 0"
         self.life = 0
         self.cache = self.start()
 
     def start(self) -> ContentCache:
+        self.mismatches = 0
         return ContentCache(self.here, self.server, LIMIT, 0)
 
     @rule(target=readers, name=st.sampled_from(sorted(CONTENTS)))
@@ -136,11 +139,49 @@ class CacheMachine(RuleBasedStateMachine):
     def corrupt(self, name: str, times: int) -> None:
         self.server.corrupt[name] = times
 
+    @rule(name=st.sampled_from(sorted(CONTENTS)), read=st.booleans())
+    def pin(self, name: str, read: bool) -> None:
+        sizes = [len(CONTENTS[pinned]) for pinned in self.pinned | {name}]
+        try:
+            self.cache.pin(name, {self.identities[name].key: len(CONTENTS[name])})
+        except errors.NoSpace:
+            assert sum(sizes) > LIMIT
+        else:
+            assert sum(sizes) <= LIMIT
+            self.pinned.add(name)
+            if read:
+                self.read_anew(name=name)
+
+    @rule(name=st.sampled_from(sorted(CONTENTS)))
+    def unpin(self, name: str) -> None:
+        try:
+            self.cache.unpin(name)
+        except errors.NotFound:
+            assert name not in self.pinned
+        else:
+            self.pinned.remove(name)
+            self.stays.pop(name, None)
+
+    @rule()
+    def cleanup(self) -> None:
+        self.cache.cleanup()
+
+    @rule()
+    def clear(self) -> None:
+        at_rest = {identity.key for identity in self.identities.values()} - {
+            entry.key for entry in self.cache._table.entries()
+        }
+        self.cache.clear()
+        assert not any(size for size, _ in self.cache.cached_bytes(list(at_rest)).values())
+        self.stays.clear()
+
     @rule(flush=st.booleans())
     def kill(self, flush: bool) -> None:
         """The program ends in the middle of what it does; the next one finds its folder."""
         if flush:
             self.cache._flusher.flush()
+        else:
+            self.stays.clear()
         self.life += 1
         there = self.folder / f"cache {self.life}"
         copy_as_killed(self.cache, self.here, there)
@@ -152,6 +193,21 @@ class CacheMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.cache.close()
         self.cache = self.start()
+        self.stays.clear()  # what was cleared while it was open has gone with its readers
+
+    @invariant()
+    def what_is_pinned_stays(self) -> None:
+        assert [pin.label for pin in self.cache.pins()] == sorted(self.pinned)
+        cleared = {entry.key for entry in self.cache._table.entries() if entry.cleared}
+        keys = {name: self.identities[name].key for name in self.pinned}
+        here = self.cache.cached_bytes(list(keys.values()))
+        if self.cache.status().mismatches != self.mismatches:
+            self.mismatches = self.cache.status().mismatches
+            self.stays.clear()
+        for name, key in keys.items():
+            if key not in cleared:
+                assert here[key][0] >= self.stays.get(name, 0)
+                self.stays[name] = here[key][0]
 
     @invariant()
     def what_is_counted_is_there(self) -> None:

@@ -25,7 +25,7 @@ def database(tmp_path: Path) -> Iterator[Records]:
 def in_database(folder: Path) -> dict[str, Record]:
     """What another process would find."""
     other = Records(folder)
-    rows = other._select("SELECT * FROM contents")
+    rows = other.database.select("SELECT * FROM contents")
     other.close()
     return {row[0]: records._record(row) for row in rows}
 
@@ -71,14 +71,14 @@ def test_a_flush_in_the_middle_of_a_question_brings_nothing_back(
     """An evicted content was found again for a moment, and its bytes counted as gone twice."""
     database.begin(A)
     database.remove("a", A.file)
-    select = database._select
+    select = database.database.select
 
     def slow(query: str, parameters: Iterable[object] = ()) -> list[tuple[object, ...]]:
         rows = select(query, parameters)
         database.flush()
         return rows
 
-    monkeypatch.setattr(database, "_select", slow)
+    monkeypatch.setattr(database.database, "select", slow)
     assert database.get("a") is None
 
 

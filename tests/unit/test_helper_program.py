@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from runicornfs.remote import helper_program
-from runicornfs.remote.helper_program import DIRECTORY, DOCUMENT, FILE, GONE, PLAN, WARNING, StoreMissing, scan
+from runicornfs.remote.helper_program import scan
+from runicornfs.remote.walk import ALIVE, DIRECTORY, DOCUMENT, FILE, GONE, PLAN, WARNING, StoreMissing
 
 Event = tuple[object, ...]
 
@@ -179,7 +180,7 @@ def test_a_long_walk_shows_that_it_is_alive(root: Path, monkeypatch: pytest.Monk
     known = state(events(root))
     monkeypatch.setattr(helper_program, "ALIVE_EVERY_S", 0.0)
     found = events(root, known)
-    assert {event[0] for event in found} == {helper_program.ALIVE, PLAN}
+    assert {event[0] for event in found} == {ALIVE, PLAN}
 
 
 def test_names_in_odd_encodings_survive(tmp_path: Path) -> None:
@@ -191,3 +192,10 @@ def test_names_in_odd_encodings_survive(tmp_path: Path) -> None:
     assert Counter(event[0] for event in found) == {DIRECTORY: 1, FILE: 1, PLAN: 1}
     header = helper_program.header_of(next(event for event in found if event[0] == FILE))
     assert os.fsencode(json.loads(json.dumps(header))[0]) == b"p/e/runs/r\xff\n 1/logs.txt"
+
+
+def test_paths_travel_as_utf8_whatever_the_locale_of_the_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsdecode", lambda path: path.decode("latin-1"))
+    path = "runs/caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode()
+    assert helper_program.header_of((GONE, path)) == ["runs/caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
+    assert helper_program.header_of((GONE, b"runs/\xe9")) == ["runs/\udce9"]

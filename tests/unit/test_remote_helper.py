@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runicornfs.errors import ProtocolError, StoreUnusable
-from runicornfs.remote import helper, helper_program
-from runicornfs.remote.helper import Event, Frames, Gone, Notice, Plan, scan_folder
+from runicornfs.remote import helper, helper_program, walk
+from runicornfs.remote.events import Event, Gone, Notice, Plan
+from runicornfs.remote.helper import Frames, HelperUnavailable
+from runicornfs.remote.scan import scan_folder
 from runicornfs.store.observed import Observed, ObservedKind
 
 Frame = tuple[int, object, bytes]
@@ -33,22 +35,24 @@ def stream(*frames: Frame, end: bool = True) -> bytes:
 
 
 def events(data: bytes) -> list[Event]:
-    return list(helper._events(Frames(io.BytesIO(data))))
+    return list(helper.events(Frames(io.BytesIO(data))))
 
 
 def test_frames_become_typed_events() -> None:
     data = stream(
-        (helper_program.DOCUMENT, ["artifacts/m/n/versions.json", "aa", 2, 5], b"{}"),
-        (helper_program.FILE, ["p/e/runs/r/logs.txt", "bb", 7, 6], b""),
-        (helper_program.DIRECTORY, ["p/e/runs/r", "64"], b""),
-        (helper_program.GONE, ["p/e/runs/old"], b""),
-        (helper_program.WARNING, ["p/x", "is odd"], b""),
-        (helper_program.ALIVE, [], b""),
-        (helper_program.PLAN, [3, 4000], b""),
+        (walk.DOCUMENT, ["artifacts/m/n/versions.json", "aa", 2, 5], b"{}"),
+        (walk.FILE, ["p/e/runs/r/logs.txt", "bb", 7, 6], b""),
+        (walk.UNREADABLE, ["artifacts/m/o/versions.json", "cc", 9, 8], b""),
+        (walk.DIRECTORY, ["p/e/runs/r", "64"], b""),
+        (walk.GONE, ["p/e/runs/old"], b""),
+        (walk.WARNING, ["p/x", "is odd"], b""),
+        (walk.ALIVE, [], b""),
+        (walk.PLAN, [3, 4000], b""),
     )
     assert events(data) == [
         Observed("artifacts/m/n/versions.json", ObservedKind.DOCUMENT, b"\xaa", 2, 5, b"{}"),
         Observed("p/e/runs/r/logs.txt", ObservedKind.FILE, b"\xbb", 7, 6, None),
+        Observed("artifacts/m/o/versions.json", ObservedKind.DOCUMENT, b"\xcc", 9, 8, None),
         Observed("p/e/runs/r", ObservedKind.DIRECTORY, b"d", 0, 0, None),
         Gone("p/e/runs/old"),
         Notice("p/x: is odd"),
@@ -59,7 +63,7 @@ def test_frames_become_typed_events() -> None:
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a//b", "a/../b", "", "a/" + "x" * 300, "nul\0", "\ud800"])
 def test_a_path_that_leaves_its_place_is_a_notice(path: str) -> None:
     try:
-        found = events(stream((helper_program.FILE, [path, "aa", 1, 1], b"")))
+        found = events(stream((walk.FILE, [path, "aa", 1, 1], b"")))
     except ProtocolError:
         return  # no file name at all: not even a path
     assert [type(event) for event in found] == [Notice]
@@ -68,14 +72,14 @@ def test_a_path_that_leaves_its_place_is_a_notice(path: str) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        (helper_program.FILE, ["a", "aa", -1, 1], b""),
-        (helper_program.FILE, ["a", "aa", "1", 1], b""),
-        (helper_program.FILE, ["a", "not hex", 1, 1], b""),
-        (helper_program.FILE, ["a"], b""),
-        (helper_program.FILE, [["a"], "aa", 1, 1], b""),
-        (helper_program.FILE, {"a": 1}, b""),
-        (helper_program.PLAN, [1], b""),
-        (helper_program.PLAN, [1, 2**70], b""),
+        (walk.FILE, ["a", "aa", -1, 1], b""),
+        (walk.FILE, ["a", "aa", "1", 1], b""),
+        (walk.FILE, ["a", "not hex", 1, 1], b""),
+        (walk.FILE, ["a"], b""),
+        (walk.FILE, [["a"], "aa", 1, 1], b""),
+        (walk.FILE, {"a": 1}, b""),
+        (walk.PLAN, [1], b""),
+        (walk.PLAN, [1, 2**70], b""),
         (99, ["a"], b""),
     ],
 )
@@ -85,7 +89,7 @@ def test_a_frame_that_makes_no_sense_is_a_protocol_error(frame: Frame) -> None:
 
 
 def test_an_answer_that_ends_early_is_one_too() -> None:
-    whole = stream((helper_program.GONE, ["a"], b""))
+    whole = stream((walk.GONE, ["a"], b""))
     for length in range(len(whole) - 10):  # the checksum behind the last frame tells nothing new
         with pytest.raises(ProtocolError):
             events(whole[:length])
@@ -96,9 +100,9 @@ def test_what_the_server_cannot_do_is_told() -> None:
         events(stream((helper_program.FAILED, ["there is no folder /data on the server"], b"")))
 
 
-@pytest.mark.parametrize("lengths", [(helper.HEADER_LIMIT + 1, 0), (2, helper_program.DOCUMENT_LIMIT + 1)])
+@pytest.mark.parametrize("lengths", [(helper.HEADER_LIMIT + 1, 0), (2, walk.DOCUMENT_LIMIT + 1)])
 def test_an_oversized_frame_is_refused_before_memory_is_used_for_it(lengths: tuple[int, int]) -> None:
-    data = zlib.compress(helper_program.FRAME.pack(helper_program.DOCUMENT, *lengths) + b"[]")
+    data = zlib.compress(helper_program.FRAME.pack(walk.DOCUMENT, *lengths) + b"[]")
     with pytest.raises(ProtocolError, match="oversized"):
         events(data)
 
@@ -150,12 +154,12 @@ def test_a_banner_before_the_marker_is_skipped_and_nothing_behind_it(banner: byt
 
 def test_a_server_without_python_is_told() -> None:
     channel = Banner(b"Welcome!\n", b"bash: line 1: python3: command not found\n", 127)
-    with pytest.raises(StoreUnusable, match="no python3"):
+    with pytest.raises(HelperUnavailable, match="no python3"):
         helper._skip_banner(channel, b"marker\n")  # type: ignore[arg-type]
 
 
-def test_a_server_that_prints_without_end_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="without end"):
+def test_a_shell_that_prints_without_end_runs_no_program() -> None:
+    with pytest.raises(HelperUnavailable, match="without end"):
         helper._skip_banner(Banner(b"x" * (helper.BANNER_LIMIT + 100)), b"marker\n")  # type: ignore[arg-type]
 
 
@@ -163,8 +167,8 @@ def test_the_program_itself_answers_over_its_standard_input(tmp_path: Path) -> N
     """As it runs on the server: started by the constant command, behind a banner of the shell's."""
     (tmp_path / "runs" / "r1").mkdir(parents=True)
     (tmp_path / "runs" / "r1" / "meta.json").write_text('{"id": "r1"}')
-    program = Path(helper_program.__file__).read_bytes()
-    packed = helper._pack([(b"runs/gone", b"token")])
+    program = helper.program(walk, helper_program)
+    packed = helper.pack([(b"runs/gone", b"token")])
     request = json.dumps({"root": str(tmp_path), "marker": "here\n", "known_bytes": len(packed)}).encode()
     done = subprocess.run(
         ["sh", "-c", "echo Welcome; " + helper.COMMAND.replace("python3", sys.executable)],

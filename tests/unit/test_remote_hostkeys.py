@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import paramiko
@@ -12,12 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runicornfs.errors import HostKeyChanged, HostKeyUnknown
-from runicornfs.remote.hostkeys import HostKeyPolicy, UnknownHostKey, accept_fingerprint, fingerprint
-from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.remote.hostkeys import Confirm, HostKeyPolicy, UnknownHostKey, accept_fingerprint, fingerprint
+from runicornfs.remote.sshconfig import HostKeyChecking, HostSettings
 
 KEY = paramiko.ECDSAKey.generate()
 OTHER = paramiko.ECDSAKey.generate()
 RSA = paramiko.RSAKey.generate(2048)
+SALT = "|1|" + base64.b64encode(bytes(20)).decode()  # a test has the same name in every process that collects it
+
+
+def hashed(host: str) -> str:
+    return paramiko.HostKeys.hash_host(host, SALT)
 
 
 def line(names: str, key: paramiko.PKey = KEY) -> str:
@@ -50,7 +58,7 @@ def check(settings: HostSettings, key: paramiko.PKey = KEY) -> None:
         "gpu.???",
         "*",
         "!cpu.lab,*.lab",
-        paramiko.HostKeys.hash_host("gpu.lab"),
+        hashed("gpu.lab"),
     ],
 )
 def test_a_line_that_names_the_host_vouches_for_its_key(settings: HostSettings, names: str) -> None:
@@ -64,7 +72,7 @@ def test_a_line_that_names_another_host_says_nothing(settings: HostSettings, nam
     assert not isinstance(refusal.value, HostKeyChanged)
 
 
-@pytest.mark.parametrize("names", ["[gpu.lab]:2222", paramiko.HostKeys.hash_host("[gpu.lab]:2222"), "[*.lab]:2222"])
+@pytest.mark.parametrize("names", ["[gpu.lab]:2222", hashed("[gpu.lab]:2222"), "[*.lab]:2222"])
 def test_another_port_has_its_own_name(settings: HostSettings, names: str) -> None:
     check(dataclasses.replace(known(settings, line(names)), port=2222))
 
@@ -109,6 +117,52 @@ def test_a_revoked_key_is_refused_even_if_another_line_has_it(settings: HostSett
         check(known(settings, line("gpu.lab") + "@revoked " + line("*")))
 
 
+@pytest.mark.parametrize(
+    "names",
+    ["gpu.lab", "*", "*.lab", "!cpu.lab,*.lab", hashed("gpu.lab"), "[gpu.lab]:2222", "[*]:2222"]
+    + [hashed("[gpu.lab]:2222")],
+)
+def test_a_key_may_be_revoked_for_any_port(settings: HostSettings, names: str) -> None:
+    port = dataclasses.replace(settings, port=2222)
+    with pytest.raises(HostKeyChanged, match="revoked"):
+        HostKeyPolicy(known(port, "@revoked " + line(names)), lambda unknown: True).missing_host_key(
+            paramiko.SSHClient(), "", KEY
+        )
+
+
+@pytest.mark.parametrize("names", ["cpu.lab", "!gpu.lab,*.lab", hashed("cpu.lab")])
+def test_a_key_that_is_revoked_for_another_host_is_not_for_this_one(settings: HostSettings, names: str) -> None:
+    check(known(settings, "@revoked " + line(names) + line("gpu.lab")))
+
+
+def test_a_revocation_counts_in_whichever_file_it_stands(settings: HostSettings, tmp_path: Path) -> None:
+    (tmp_path / "global").write_text("@revoked " + line("*"))
+    everywhere = dataclasses.replace(known(settings, line("gpu.lab")), global_known_hosts=(tmp_path / "global",))
+    with pytest.raises(HostKeyChanged, match="revoked"):
+        check(everywhere)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "port", "names"),
+    [
+        ("::1", 22, "::1"),
+        ("::1", 2222, "[::1]:2222"),
+        ("fe80::1%eth0", 2222, "[fe80::1%eth0]:2222"),
+        ("2001:DB8::1", 22, "2001:db8::1"),
+        ("::1", 2222, hashed("[::1]:2222")),
+        ("::1", 2222, "::1"),
+    ],
+)
+def test_ipv6_addresses(settings: HostSettings, hostname: str, port: int, names: str) -> None:
+    check(dataclasses.replace(known(settings, line(names)), hostname=hostname, port=port))
+
+
+def test_a_key_that_the_host_has_at_its_usual_port_is_asked_for_at_another(settings: HostSettings) -> None:
+    text = line("gpu.lab", RSA) + line("[gpu.lab]:2222")
+    at_another = dataclasses.replace(known(settings, text), port=2222)
+    assert HostKeyPolicy(at_another).key_types() == ["ecdsa-sha2-nistp256", "ssh-rsa"]
+
+
 def test_a_revoked_key_does_not_concern_the_others(settings: HostSettings) -> None:
     check(known(settings, "@revoked " + line("*", OTHER) + line("gpu.lab")))
 
@@ -142,6 +196,71 @@ def test_a_key_that_is_confirmed_is_remembered_and_then_known(settings: HostSett
     check(settings)
 
 
+def test_a_remembered_name_is_hashed_where_the_configuration_says_so(settings: HostSettings) -> None:
+    hashed = dataclasses.replace(settings, port=2222, hash_known_hosts=True)
+    HostKeyPolicy(hashed, lambda unknown: True).missing_host_key(paramiko.SSHClient(), "", KEY)
+    text = hashed.user_known_hosts[0].read_text()
+    assert text.startswith("|1|")
+    assert "gpu" not in text
+    check(hashed)
+
+
+def test_the_folder_and_the_file_are_for_the_user_alone(settings: HostSettings) -> None:
+    HostKeyPolicy(settings, lambda unknown: True).missing_host_key(paramiko.SSHClient(), "", KEY)
+    path = settings.user_known_hosts[0]
+    assert (stat.S_IMODE(path.parent.stat().st_mode), stat.S_IMODE(path.stat().st_mode)) == (0o700, 0o600)
+
+
+def test_several_processes_can_remember_keys_at_the_same_time(settings: HostSettings) -> None:
+    known(settings, "# no line end")
+    program = (
+        "import sys, paramiko, pathlib; from runicornfs.remote.hostkeys import HostKeyPolicy;"
+        "from runicornfs.remote.sshconfig import HostSettings; key = paramiko.ECDSAKey.generate();"
+        "hosts = (pathlib.Path(sys.argv[1]),);"
+        "[HostKeyPolicy(HostSettings('h', f'{sys.argv[2]}-{n}', 22, 'a', user_known_hosts=hosts), lambda u: True)"
+        ".missing_host_key(paramiko.SSHClient(), '', key) for n in range(50)]"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(settings.user_known_hosts[0]), f"host{number}"])
+        for number in range(4)
+    ]
+    assert [process.wait(30) for process in running] == [0] * 4
+    first, *lines = filter(None, settings.user_known_hosts[0].read_text().splitlines())
+    assert first == "# no line end"
+    assert {text.split()[0] for text in lines} == {f"host{number}-{n}" for number in range(4) for n in range(50)}
+    assert all(len(text.split()) == 3 for text in lines)
+
+
+class TestStrictHostKeyChecking:
+    """What the configuration says about keys that nobody knows yet."""
+
+    @staticmethod
+    def decide(settings: HostSettings, confirm: Confirm | None, key: paramiko.PKey = KEY) -> None:
+        HostKeyPolicy(settings, confirm).missing_host_key(paramiko.SSHClient(), "", key)
+
+    def test_accept_new_takes_and_remembers_them_without_a_question(self, settings: HostSettings) -> None:
+        trusting = dataclasses.replace(settings, host_key_checking="accept-new")
+        self.decide(trusting, lambda unknown: pytest.fail("nobody is to be asked"))
+        check(settings)
+
+    def test_accept_new_takes_no_changed_key(self, settings: HostSettings) -> None:
+        trusting = dataclasses.replace(known(settings, line("gpu.lab")), host_key_checking="accept-new")
+        with pytest.raises(HostKeyChanged):
+            self.decide(trusting, None, OTHER)
+
+    def test_yes_asks_nobody(self, settings: HostSettings) -> None:
+        strict = dataclasses.replace(settings, host_key_checking="yes")
+        with pytest.raises(HostKeyUnknown):
+            self.decide(strict, lambda unknown: True)
+
+    @pytest.mark.parametrize("checking", ["yes", "ask", "accept-new"])
+    def test_a_named_fingerprint_decides_in_any_case(self, settings: HostSettings, checking: HostKeyChecking) -> None:
+        any_case = dataclasses.replace(settings, host_key_checking=checking)
+        with pytest.raises(HostKeyUnknown):
+            self.decide(any_case, accept_fingerprint(fingerprint(OTHER)))
+        self.decide(any_case, accept_fingerprint(fingerprint(KEY)))
+
+
 @pytest.mark.parametrize("before", ["# mine\nother key", "# mine\n" + line("|1|x|y,cpu", OTHER), "\n"])
 def test_remembering_a_key_leaves_the_other_lines_alone(settings: HostSettings, before: str) -> None:
     elsewhere = dataclasses.replace(known(settings, before), port=2222)
@@ -170,10 +289,9 @@ def test_the_types_of_known_keys_are_told_so_that_the_server_can_be_asked_for_th
     assert HostKeyPolicy(known(settings, text)).key_types() == ["ssh-rsa", "ecdsa-sha2-nistp256"]
 
 
-@pytest.mark.parametrize(
-    "written", [fingerprint(KEY), fingerprint(KEY).removeprefix("SHA256:"), fingerprint(KEY) + "="]
-)
-def test_exactly_the_named_fingerprint_is_accepted(written: str) -> None:
+@pytest.mark.parametrize("form", ["{}", "SHA256:{}", "SHA256:{}="])
+def test_exactly_the_named_fingerprint_is_accepted(form: str) -> None:
+    written = form.format(fingerprint(KEY).removeprefix("SHA256:"))
     confirm = accept_fingerprint(written)
     assert confirm(UnknownHostKey("gpu", 22, "", fingerprint(KEY)))
     assert not confirm(UnknownHostKey("gpu", 22, "", fingerprint(OTHER)))

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from runicornfs.errors import AuthenticationFailed, InvalidInput
-from runicornfs.remote.identities import Credentials, Login, load_private_key
+from runicornfs.remote.identities import Credentials, load_private_key
+from runicornfs.remote.login import Login
 from runicornfs.remote.sshconfig import HostSettings
 
 KEYS: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey] = {
@@ -75,7 +76,7 @@ def test_a_passphrase_that_is_not_needed_does_no_harm(kind: str, form: PrivateFo
     ],
 )
 def test_what_is_no_key_is_refused(text: bytes) -> None:
-    with pytest.raises(InvalidInput, match="The key k is no private key"):
+    with pytest.raises(InvalidInput, match="the key k is no private key"):
         load_private_key(text, None, "k")
 
 
@@ -99,15 +100,16 @@ def ways(settings: HostSettings, credentials: Credentials) -> list[str]:
     return [attempt.name for attempt in Login(settings, credentials).get_sources()]
 
 
-def test_what_was_named_comes_first_and_the_password_last(settings: HostSettings, tmp_path: Path) -> None:
+def test_what_was_named_comes_before_what_the_configuration_names(settings: HostSettings, tmp_path: Path) -> None:
     (tmp_path / "named").write_bytes(text_of("ecdsa", PrivateFormat.OpenSSH))
     (tmp_path / "id_ed25519").write_bytes(text_of("ed25519", PrivateFormat.OpenSSH))
     credentials = Credentials((tmp_path / "named",), text_of("rsa", PrivateFormat.PKCS8).decode(), None, "word")
     assert ways(settings, credentials) == [
         "the key that was given",
         f"key {tmp_path}/named",
-        f"key {tmp_path}/id_ed25519",
         "password",
+        "password as the answer to keyboard-interactive",
+        f"key {tmp_path}/id_ed25519",
     ]
 
 
@@ -118,7 +120,7 @@ def test_a_key_is_tried_once_wherever_it_lies(settings: HostSettings, tmp_path: 
 
 
 def test_a_named_key_that_is_missing_is_an_error(settings: HostSettings, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="There is no key file"):
+    with pytest.raises(InvalidInput, match="there is no key file"):
         ways(settings, Credentials((tmp_path / "none",)))
 
 
@@ -133,8 +135,8 @@ def test_a_certificate_beside_the_key_is_used(tmp_path: Path) -> None:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
     subprocess.run(["ssh-keygen", "-q", "-s", "ca", "-I", "x", "-n", "ada", "user.pub"], cwd=tmp_path, check=True)
     settings = HostSettings("gpu", "gpu.lab", 22, "ada")
-    (attempt,) = Login(settings, Credentials((tmp_path / "user",))).get_sources()
-    assert attempt.name == f"key {tmp_path}/user"
+    name = f"key {tmp_path}/user"
+    assert ways(settings, Credentials((tmp_path / "user",))) == [f"{name} with its certificate", name]
 
 
 def test_paramiko_signs_with_the_key_that_was_loaded() -> None:

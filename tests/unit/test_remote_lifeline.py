@@ -116,7 +116,7 @@ def test_a_first_connection_that_fails_is_the_callers_error(line: Lifeline[FakeL
 
 
 def test_without_a_connection_callers_are_told_at_once(line: Lifeline[FakeLink]) -> None:
-    with pytest.raises(Unreachable, match=r"gpu is not connected\."):
+    with pytest.raises(Unreachable, match="gpu is not connected"):
         line.usable()
 
 
@@ -251,3 +251,37 @@ def test_a_listener_that_fails_harms_nobody(
     connected(line, door)
     assert states == ["connecting", "connected"]
     assert "a listener failed" in caplog.text
+
+
+def test_a_line_that_is_pursued_comes_up_as_soon_as_it_can(door: Door, line: Lifeline[FakeLink]) -> None:
+    line.pursue()
+    assert line.state == "connecting"
+    door.outcomes.put(Unreachable("away"))
+    wait_until(lambda: line.state == "reconnecting", "the first attempt to fail")
+    with pytest.raises(Unreachable, match="away"):
+        line.usable()
+    door.outcomes.put(None)
+    wait_until(lambda: line.state == "connected", "the second attempt")
+    assert line.usable() is door.links[0]
+
+
+def test_a_line_that_is_pursued_is_waited_for(door: Door, line: Lifeline[FakeLink]) -> None:
+    line.pursue()
+    door.outcomes.put(None)
+    assert line.usable() is door.links[0]
+    line.pursue()
+    assert door.attempts == 1, "it is there already"
+
+
+def test_pursuing_ends_where_it_is_pointless(door: Door, line: Lifeline[FakeLink]) -> None:
+    line.pursue()
+    door.outcomes.put(AuthenticationFailed("no"))
+    wait_until(lambda: line.state == "disconnected", "the end of the attempts")
+    assert door.attempts == 1
+
+
+def test_pursuing_ends_with_the_line(door: Door, line: Lifeline[FakeLink]) -> None:
+    line.pursue()
+    wait_until(lambda: door.attempts == 1, "an attempt")
+    line.close()
+    assert line.state == "disconnected"

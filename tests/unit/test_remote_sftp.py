@@ -112,7 +112,7 @@ def test_the_read_limit_is_what_the_server_says_within_reason(limits: int | None
 
 def test_attributes_of_a_file_and_of_a_folder() -> None:
     session = session_on(FakeChannel({b"/d/": b"", b"/d/f": b"abc"}))
-    assert session.stat(b"/d/f") == Attributes(3, 0o100644, 1_700_000_000)
+    assert session.stat(b"/d/f") == Attributes(3, 0o100644, 1_700_000_000, (0, 0))
     assert session.stat(b"/d").is_directory
 
 

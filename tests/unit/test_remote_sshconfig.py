@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from runicornfs.errors import InvalidInput
 from runicornfs.remote import sshconfig
 from runicornfs.remote.address import RemoteSource, ServerAddress
+from runicornfs.remote.proxy import Proxy
 from runicornfs.remote.sshconfig import resolve_host
 
 CONFIG = """\
@@ -25,6 +27,14 @@ Host gpu
   UserKnownHostsFile ~/hosts "/etc/my hosts"
   GlobalKnownHostsFile none
   HostKeyAlias cluster
+  StrictHostKeyChecking accept-new
+  HashKnownHosts yes
+  CertificateFile ~/certs/%r
+  AddressFamily inet6
+  BindAddress 192.0.2.1
+  ConnectTimeout 7
+  PreferredAuthentications publickey,password
+  PasswordAuthentication no
 
 Host jump
   ProxyJump bastion
@@ -63,6 +73,14 @@ def test_an_alias_is_resolved(config: Path) -> None:
     assert settings.host_key_alias == "cluster"
     assert settings.user_known_hosts[0] == home / "hosts"
     assert settings.global_known_hosts == ()
+    assert settings.host_key_checking == "accept-new"
+    assert settings.hash_known_hosts
+    assert settings.certificate_files == (home / "certs/ada",)
+    assert settings.address_family == socket.AF_INET6
+    assert settings.bind_address == "192.0.2.1"
+    assert settings.connect_timeout == 7
+    assert settings.methods == ("publickey",)
+    assert settings.proxy is None
     assert settings.address("/d") == ServerAddress("gpu", 2222, "ada", "/d")
 
 
@@ -79,6 +97,11 @@ def test_a_host_that_is_not_mentioned_has_the_defaults(config: Path, monkeypatch
     assert settings.agent_socket == "/run/agent"
     assert not settings.identities_only
     assert settings.host_key_alias is None
+    assert settings.host_key_checking == "ask"
+    assert settings.methods == ("publickey", "password", "keyboard-interactive")
+    assert settings.address_family == socket.AF_UNSPEC
+    assert settings.connect_timeout is None
+    assert settings.certificate_files == ()
     assert {path.name for path in settings.identity_files} >= {"id_rsa", "id_ecdsa", "id_ed25519"}
     assert settings.user_known_hosts[0].name == "known_hosts"
     assert Path("/etc/ssh/ssh_known_hosts") in settings.global_known_hosts
@@ -95,15 +118,34 @@ def test_known_hosts_that_were_named_stand_for_all(config: Path, tmp_path: Path)
     assert settings.global_known_hosts == ()
 
 
-@pytest.mark.parametrize(("host", "option"), [("jump", "ProxyJump"), ("command", "ProxyCommand")])
-def test_a_way_through_another_host_is_refused_by_name(config: Path, host: str, option: str) -> None:
-    with pytest.raises(InvalidInput, match=option):
-        resolve_host(RemoteSource(host, "/d"), config_file=config)
+def test_a_command_is_the_way_there(config: Path) -> None:
+    settings = resolve_host(RemoteSource("command", "/d", None, 2222), config_file=config)
+    assert settings.proxy == Proxy("ProxyCommand", ("/bin/sh", "-c", "exec nc command 2222"))
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [("yes", "yes"), ("ask", "ask"), ("accept-new", "accept-new"), ("no", "accept-new"), ("off", "accept-new")],
+)
+def test_checking_of_host_keys_is_never_switched_off(tmp_path: Path, value: str, meaning: str) -> None:
+    (tmp_path / "config").write_text(f"StrictHostKeyChecking {value}\n")
+    settings = resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "config")
+    assert settings.host_key_checking == meaning
+
+
+def test_files_may_be_named_by_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYS", "/my/keys")
+    monkeypatch.delenv("NOTHING", raising=False)
+    (tmp_path / "config").write_text("IdentityFile ${KEYS}/%n\nIdentityFile ${NOTHING}/%n\n")
+    settings = resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "config")
+    assert settings.identity_files == (Path("/my/keys/gpu"),)
 
 
 def test_none_means_no_proxy_and_no_agent(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/run/agent")
-    assert resolve_host(RemoteSource("no-jump", "/d"), config_file=config).agent_socket is None
+    settings = resolve_host(RemoteSource("no-jump", "/d"), config_file=config)
+    assert settings.agent_socket is None
+    assert settings.proxy is None
 
 
 def test_an_agent_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +155,7 @@ def test_an_agent_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_configuration_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="no SSH configuration file"):
+    with pytest.raises(InvalidInput, match="there is no SSH configuration file"):
         resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "missing")
 
 
@@ -141,6 +183,29 @@ class TestSshItself:
         settings = resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "config")
         assert settings.hostname == "included.example"
 
+    def test_a_jump_is_the_way_there(self, config: Path) -> None:
+        proxy = resolve_host(RemoteSource("jump", "/d"), config_file=config).proxy
+        assert proxy is not None
+        assert proxy.name == "ProxyJump bastion"
+        assert proxy.command[-4:] == ("-W", "[jump]:22", "--", "bastion")
+
+    @pytest.mark.parametrize(
+        "match",
+        [
+            "host gpu",
+            "originalhost gpu",
+            "user ada",
+            "localuser *",
+            "final",
+            'exec "test %n = gpu"',
+            'host g*,!cpu exec "true"',
+        ],
+    )
+    def test_matches_are_ssh_s_own(self, tmp_path: Path, match: str) -> None:
+        (tmp_path / "config").write_text(f"Match {match}\n  Port 77\nMatch host cpu\n  BindAddress ::1\n")
+        settings = resolve_host(RemoteSource("gpu", "/d", "ada"), config_file=tmp_path / "config")
+        assert (settings.port, settings.bind_address) == (77, None)
+
     def test_what_ssh_refuses_is_refused_with_its_reason(self, tmp_path: Path) -> None:
         (tmp_path / "config").write_text("Nonsense yes\n")
         with pytest.raises(InvalidInput, match="ssh refuses the configuration for gpu: .*terminating"):
@@ -150,6 +215,24 @@ class TestSshItself:
         monkeypatch.setattr(sshconfig, "_SSH_ANSWER_TIME", 0.2)
         (tmp_path / "config").write_text('Match exec "sleep 60"\n  User ada\n')
         with pytest.raises(InvalidInput, match="did not end"):
+            resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "config")
+
+
+class TestWithoutSsh:
+    """What needs `ssh` says so."""
+
+    @pytest.fixture(autouse=True)
+    def reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+
+    def test_a_jump(self, config: Path) -> None:
+        with pytest.raises(InvalidInput, match="jump is reached through ProxyJump, which needs ssh"):
+            resolve_host(RemoteSource("jump", "/d"), config_file=config)
+
+    @pytest.mark.parametrize("line", ['Match host gpu exec "true"', "match exec true", "  Include other"])
+    def test_what_only_ssh_can_read(self, tmp_path: Path, line: str) -> None:
+        (tmp_path / "config").write_text(f"{line}\n  Port 9\n")
+        with pytest.raises(InvalidInput, match="which needs ssh: install"):
             resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "config")
 
 

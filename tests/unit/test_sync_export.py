@@ -60,3 +60,13 @@ def test_a_file_in_the_way_costs_that_document_only(
     export.write([("artifacts/model/net/versions.json", 1), ("p/e/runs/r/meta.json", 2)])
     assert (folder / "experiments/p/e/runs/r/meta.json").exists()
     assert "cannot export" in caplog.text
+
+
+def test_an_export_that_was_removed_is_not_complete(export: MetadataExport, folder: Path) -> None:
+    export.begin()
+    export.write([("artifacts/model/net/versions.json", 1)])
+    assert export.is_complete
+    export.remove()
+    assert not export.is_complete
+    assert list(folder.parent.iterdir()) == []
+    export.remove()  # there is nothing left

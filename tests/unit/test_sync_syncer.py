@@ -11,10 +11,11 @@ import pytest
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes
 from runicornfs.errors import Interrupted, Unreachable
-from runicornfs.remote.helper import Event, Gone, Notice, Plan
+from runicornfs.remote.events import Event, Gone, Notice, Plan
 from runicornfs.store.observed import Observed, ObservedKind
 from runicornfs.sync.export import MetadataExport
 from runicornfs.sync.syncer import Syncer, SyncRun
+from tests.waiting import wait_until
 
 META = Observed("runs/r1/meta.json", ObservedKind.DOCUMENT, b"1", 2, 0, b"{}")
 LOG = Observed("runs/r1/logs.txt", ObservedKind.FILE, b"1", 10, 0, None)
@@ -30,7 +31,8 @@ class World:
         self.asked: list[dict[bytes, bytes]] = []
         self.changes: list[Changes] = []
         export = MetadataExport(folder / "metadata", self.catalog.document)
-        self.syncer = Syncer(self.catalog, self.scan, export, self.changes.append)
+        self.catalog.on_change(self.changes.append)
+        self.syncer = Syncer(self.catalog, self.scan, export)
 
     def scan(self, known: Iterable[tuple[bytes, bytes]]) -> Iterator[Event]:
         self.asked.append(dict(known))
@@ -64,7 +66,7 @@ def test_the_next_sync_tells_the_server_what_is_known(world: World) -> None:
     world.answer = list
     world.sync()
     assert world.asked[1] == {b"runs/r1/meta.json": b"1", b"runs/r1/logs.txt": b"1"}
-    assert world.changes[1].changed_paths == []
+    assert len(world.changes) == 1, "nothing has changed, so nobody is told"
 
 
 def test_a_full_sync_asks_for_everything_again(world: World) -> None:
@@ -173,3 +175,59 @@ def test_the_interval_syncs_again_and_again(world: World) -> None:
 
     world.answer = answer
     assert enough.wait(20)
+
+
+def test_an_interval_can_be_ended_and_begun_anew(world: World) -> None:
+    world.syncer.every(0.01)
+    wait_until(lambda: len(world.asked) >= 2, "two syncs")
+    world.syncer.every(0)
+    world.sync()
+    asked = len(world.asked)
+    world.syncer.every(0.01)
+    wait_until(lambda: len(world.asked) > asked, "another one")
+
+
+def test_starting_over_reads_everything_and_writes_the_export_anew(world: World) -> None:
+    world.sync()
+    (world.folder / "metadata/left by somebody").touch()
+    run = world.syncer.start_over()
+    run.wait(run.finished, 20)
+    assert world.asked[1] == {b"runs/r1/meta.json": b"", b"runs/r1/logs.txt": b""}
+    assert [path.name for path in (world.folder / "metadata").rglob("*") if path.is_file()] == ["meta.json"]
+    assert not any(change.changed_paths for change in world.changes[1:]), "the catalog shows what it showed"
+
+
+def test_starting_over_waits_for_the_sync_that_runs(world: World) -> None:
+    """It may have begun before what it should forget."""
+    go = threading.Event()
+
+    def held() -> Iterator[Event]:
+        go.wait(20)
+        yield META
+
+    world.answer = held
+    first = world.syncer.start()
+    wait_until(lambda: world.asked, "the first to be under way")
+    second = world.syncer.start_over()
+    assert second is not first
+    assert world.syncer.start() is second, "who wants a sync now joins the second"
+    assert len(world.asked) == 1
+    go.set()
+    second.wait(second.finished, 20)
+    assert first.finished.is_set()
+    assert len(world.asked) == 2
+    assert world.syncer.progress.status == "completed"
+
+
+def test_what_cannot_be_read_again_can_be_forgotten(world: World) -> None:
+    world.sync()
+    before = world.syncer.last_sync
+    run = world.syncer.start_over(forget=True)
+    run.wait(run.finished, 20)
+    assert len(world.asked) == 1, "nobody is asked"
+    assert world.catalog.children("") == []
+    assert "runs/r1/meta.json" in world.changes[-1].changed_paths
+    assert not list((world.folder / "metadata").rglob("meta.json"))
+    assert world.syncer.last_sync == before
+    world.sync()
+    assert [name for name, _ in world.catalog.children("runs/r1")] == ["logs.txt", "meta.json"]

@@ -1,0 +1,183 @@
+"""The commands that bring versions to this machine: `get`, `downloads`, `cancel` and `prefetch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runicornfs.cli import display
+from runicornfs.cli.client import ApiClient
+from runicornfs.cli.names import ArtifactName
+from runicornfs.cli.options import api_option, json_option, type_option
+from runicornfs.cli.parameters import PATH
+from runicornfs.errors import NotFound, RunicornFSError
+
+POLL_S = 0.1  # how often a waiting command asks how far the daemon is
+LINE_EVERY_S = 5.0  # how often it says so where standard error is no terminal
+ACTIVE = ("queued", "running")
+
+
+@click.command()
+@click.argument("version", metavar="NAME:VERSION")
+@click.option("--to", "target", type=PATH, metavar="DIR", help="The folder to put the files into; it is made.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there with another content.")
+@type_option
+@json_option
+@api_option
+def get(version: str, target: Path | None, overwrite: bool, kind: str | None, as_json: bool, api: str | None) -> None:
+    """Download a version, and print the folder.
+
+    Every file is checked against its sha256. What is in the cache is not transferred again. Ctrl-C cancels.
+    """
+    client = ApiClient(api)
+    name = ArtifactName.parse(version, kind)
+    wanted: dict[str, object] = {"target_dir": None if target is None else str(target), "overwrite": overwrite}
+    path = name.path.replace("/api/artifacts/", "/api/remote/download/", 1)
+    started = client.post(f"{path}/v{name.number(client)}", wanted, type=name.kind)
+    if "references" in started["message"]:
+        click.echo(started["message"], err=True)
+    state = _follow(client, started["task_id"], "downloading")
+    click.echo(json.dumps(state, indent=2) if as_json else os.fsencode(state["target_dir"]))
+
+
+@click.command()
+@json_option
+@api_option
+def downloads(as_json: bool, api: str | None) -> None:
+    """List the downloads and prefetches of this store."""
+    answer = ApiClient(api).get("/api/remote/downloads")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    click.echo(_table(answer["downloads"]))
+
+
+@click.command()
+@click.argument("task")
+@api_option
+def cancel(task: str, api: str | None) -> None:
+    """Cancel a download.
+
+    The beginning of TASK will do. Files that are complete stay; what came of the others stays in the cache.
+    """
+    client = ApiClient(api)
+    tasks = [
+        entry["task_id"] for entry in client.get("/api/remote/downloads")["downloads"] if entry["status"] in ACTIVE
+    ]
+    found = [known for known in tasks if known.startswith(task)]
+    if not found:
+        raise NotFound(f"no download that is under way has a name beginning with {task!r}: see `runicornfs downloads`")
+    if len(found) > 1:
+        raise RunicornFSError(f"several downloads begin with {task!r}: {', '.join(found)}")
+    click.echo(client.delete(f"/api/remote/download/{found[0]}")["message"])
+
+
+@click.command()
+@click.argument("version", metavar="NAME:VERSION")
+@click.argument("globs", nargs=-1, metavar="[GLOB]...")
+@click.option("--check", is_flag=True, help="Only say what is here; exit status 1 if something is missing.")
+@click.option("--evict", is_flag=True, help="Remove these files from the cache instead.")
+@type_option
+@json_option
+@api_option
+def prefetch(
+    version: str, globs: tuple[str, ...], check: bool, evict: bool, kind: str | None, as_json: bool, api: str | None
+) -> None:
+    """Bring a version, or some files of it, into the cache.
+
+    A GLOB without a slash is about names in any folder (*.safetensors), one with a slash about whole paths
+    (shards/**/*.bin). Quote it, or the shell takes it.
+    """
+    if check and evict:
+        raise click.UsageError("--check and --evict exclude each other")
+    client = ApiClient(api)
+    wanted: dict[str, object] = {"artifact": version, "type": kind, "paths": globs, "check": check, "evict": evict}
+    answer = client.post("/api/prefetch", wanted)
+    if not check and not evict:
+        answer = _follow(client, answer["task_id"], "prefetching")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    elif check:
+        click.echo(_here_table(answer["files"]))
+    elif evict:
+        click.echo(answer["message"])
+    else:
+        came = answer["total_bytes"] - answer["from_cache_bytes"]
+        sizes = f"{display.size(answer['total_bytes'])} in the cache, {display.size(came)} transferred"
+        click.echo(f"{answer['total_files']} files: {sizes}")
+    if check and answer["missing_files"]:
+        sys.exit(1)
+
+
+COMMANDS = (get, downloads, cancel, prefetch)
+
+
+def _follow(client: ApiClient, task: str, what: str) -> dict[str, Any]:
+    """Shows how far a task is until it has ended; Ctrl-C cancels it. Raises what it failed with."""
+    bar = display.Bar(what)
+    said = time.monotonic()
+    try:
+        while (state := client.get(f"/api/remote/download/{task}/status"))["status"] in ACTIVE:
+            bar.show(state["downloaded_bytes"], state["total_bytes"], _note(state))
+            if not sys.stderr.isatty() and time.monotonic() - said >= LINE_EVERY_S:
+                said = time.monotonic()
+                click.echo(_line(what, state), err=True)
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        bar.close()
+        client.delete(f"/api/remote/download/{task}")
+        raise RunicornFSError("cancelled: what came stays in the cache for the next time") from None
+    bar.close()
+    if state["status"] != "completed":
+        raise RunicornFSError(state["error"] or "Download cancelled")
+    return dict(state)
+
+
+def _note(state: dict[str, Any]) -> str:
+    files = f"{state['downloaded_files']}/{state['total_files']} files"
+    return f"{files}  {state['waiting'] or (state['current_file'] or state['status'])[-50:]}"
+
+
+def _line(what: str, state: dict[str, Any]) -> str:
+    done, total = display.size(state["downloaded_bytes"]), display.size(state["total_bytes"])
+    return f"{what}: {state['progress_percent']:.0f} % ({done} of {total}), {_note(state)}"
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    return display.table(
+        ["TASK", "ARTIFACT", "STATUS", "DONE", "SIZE", "RATE", "STARTED", "FOLDER"],
+        [
+            [
+                entry["task_id"],
+                f"{entry['artifact_type']}/{entry['artifact_name']}:v{entry['artifact_version']}",
+                entry["error"] or entry["waiting"] or entry["status"],
+                f"{entry['progress_percent']:.0f} %",
+                display.size(entry["total_bytes"]),
+                f"{display.size(int(entry['bytes_per_second']))}/s" if entry["bytes_per_second"] else "-",
+                display.moment(entry["started_at"]),
+                entry["target_dir"] or "(cache)",
+            ]
+            for entry in entries
+        ],
+    )
+
+
+def _here_table(files: list[dict[str, Any]]) -> str:
+    return display.table(
+        ["SIZE", "CACHED", "HERE", "FILE"],
+        [
+            [
+                display.size(file["size"]),
+                display.size(file["cached_bytes"]),
+                "yes" if file["is_here"] else "no",
+                file["path"],
+            ]
+            for file in files
+        ],
+    )

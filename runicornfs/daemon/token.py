@@ -1,0 +1,53 @@
+"""The token of the control API: a secret that stands for this account where the kernel cannot tell who calls."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+
+from runicornfs.errors import Refused
+
+VARIABLE = "RUNICORNFS_TOKEN"
+
+
+def find_token(needed: bool) -> str | None:
+    """The token of the environment, else that of the file; where one is needed and there is none it is made, written
+    to the file and printed once. Raises Refused where the file is open to others or cannot be used."""
+    token = os.environ.get(VARIABLE, "").strip()
+    if token:
+        return token
+    file = token_file()
+    try:
+        with open(file, encoding="utf-8") as opened:
+            status = os.fstat(opened.fileno())
+            if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+                raise Refused(f"the token in {file} can be read by others: run chmod 600 on it, or delete it")
+            token = opened.read().strip()
+    except FileNotFoundError:
+        token = ""
+    except (OSError, ValueError) as error:
+        raise Refused(f"the token in {file} cannot be read: {error}") from None
+    if not token and needed:
+        token = _make(file)
+    return token or None
+
+
+def token_file() -> Path:
+    """Where the token is kept (0600)."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base, "runicornfs", "token")
+
+
+def _make(file: Path) -> str:
+    token = secrets.token_urlsafe(32)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
+            opened.write(token + "\n")
+    except OSError as error:
+        raise Refused(f"the token of the control API cannot be written to {file}: {error.strerror}") from None
+    print(f"the token of the control API is {token}\nit is kept in {file}", file=sys.stderr)
+    return token

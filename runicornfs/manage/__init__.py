@@ -1,0 +1,1 @@
+"""Changes a store: deletes and restores versions, moves aliases, changes tags."""

@@ -1,0 +1,144 @@
+"""Opens stores: finds out where one lies, connects where that is needed, and chooses its cache folder."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runicornfs.catalog.catalog import Catalog
+from runicornfs.content.cache import ContentCache
+from runicornfs.content.contents import Contents
+from runicornfs.content.local import LocalContents
+from runicornfs.errors import Refused, TimedOut, Unreachable
+from runicornfs.manage.editors import LocalEditor, ServerEditor
+from runicornfs.remote.address import RemoteSource
+from runicornfs.remote.scan import check_folder, scan_folder, scan_store
+from runicornfs.remote.server import Server
+from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.workspace.folders import StoreFolder, default_min_free
+from runicornfs.workspace.opened import OpenedStore, Origin
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How contents and metadata are kept on this machine. Sizes in bytes."""
+
+    cache_dir: Path
+    cache_size: int
+    min_free: int | None = None  # None: as `default_min_free` says
+
+    def contents(self, server: Server, folder: StoreFolder) -> ContentCache:
+        min_free = default_min_free(folder.path) if self.min_free is None else self.min_free
+        return ContentCache(folder.content, server, self.cache_size, min_free)
+
+
+def open_remote(
+    source: str, host: HostSettings, server: Server, keeping: Keeping, offline: bool = False
+) -> OpenedStore:
+    """Opens the store of a server that is not connected yet, and connects unless another process has it open already.
+
+    With `offline` it shows what was synced earlier. The caller closes the server where this raises.
+    Raises ServerErrors and Refused.
+    """
+    name = f"{host.hostname}_{host.user}"
+    # The folder is named after the machine, not after an alias that may come to mean another one.
+    identity: dict[str, object] = {
+        "host": host.hostname,
+        "port": host.port,
+        "user": host.user,
+        "root": server.address.root,
+    }
+    folder = StoreFolder.find(keeping.cache_dir, name, identity)
+    if folder is None or folder.owned:
+        # Others need not wait for us, and a mistyped source leaves no folder.
+        synced = folder is not None and _was_synced(folder)
+        if folder is not None:
+            folder.close()
+        if not offline:
+            _connect(server, synced)
+        elif not synced:
+            raise Refused(f"{source} was never synced on this machine: mount it once without --offline")
+        folder = StoreFolder.make(keeping.cache_dir, name, identity)
+    origin = Origin(
+        source=source,
+        scan=partial(scan_store, server, server.address.root),
+        editor=ServerEditor(server),
+        keep=partial(keeping.contents, server),
+        server=server,
+    )
+    return _opened(origin, folder)
+
+
+def open_latest(keeping: Keeping) -> OpenedStore | None:
+    """The store of a server that was synced last on this machine, offline; None where there was none yet."""
+    for identity in StoreFolder.identities(keeping.cache_dir):
+        match identity:
+            case {"host": str(name), "port": int(port), "user": str(user), "root": str(root)}:
+                host = HostSettings(name, name, port, user)
+                server = Server(host, root)
+                return open_remote(str(RemoteSource(name, root, user, port)), host, server, keeping, offline=True)
+    return None
+
+
+def open_local(root: Path, keeping: Keeping) -> OpenedStore:
+    """Opens a store of this machine. Raises StoreUnusable and Refused."""
+    root = root.resolve()
+    check_folder(root)
+
+    def keep(folder: StoreFolder) -> Contents:
+        return LocalContents(root)
+
+    origin = Origin(
+        source=str(root),
+        scan=partial(scan_folder, str(root)),
+        editor=LocalEditor(str(root)),
+        keep=keep,
+        local_root=root,
+    )
+    return _opened(origin, StoreFolder.make(keeping.cache_dir, f"local_{root.name}", {"local": str(root)}))
+
+
+def open_nothing() -> OpenedStore:
+    """An empty store, for as long as nobody has named one. It leaves nothing behind."""
+    temporary = tempfile.TemporaryDirectory(prefix="runicornfs-")
+    root = Path(temporary.name)
+    origin = Origin(
+        source="",
+        scan=lambda known: iter(()),
+        editor=LocalEditor(str(root)),
+        keep=lambda folder: LocalContents(root),
+        local_root=root,
+    )
+    store = _opened(origin, StoreFolder.make(root, "empty", {}))
+    store.on_close(temporary.cleanup)
+    return store
+
+
+def _opened(origin: Origin, folder: StoreFolder) -> OpenedStore:
+    try:
+        return OpenedStore(origin, folder)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _connect(server: Server, synced: bool) -> None:
+    try:
+        server.connect()
+    except (Unreachable, TimedOut) as error:
+        if synced:
+            raise type(error)(f"{error} (--offline shows what was synced earlier)") from error
+        raise
+    server.verify_store()
+
+
+def _was_synced(folder: StoreFolder) -> bool:
+    if not folder.index.exists():
+        return False
+    catalog = Catalog.open(folder.index)
+    try:
+        return catalog.meta("last_sync") is not None
+    finally:
+        catalog.close()

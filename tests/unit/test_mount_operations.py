@@ -1,0 +1,103 @@
+"""When the kernel may go on using pages that it kept of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runicornfs.catalog.catalog import Catalog
+from runicornfs.content.blocks import BLOCK
+from runicornfs.content.cache import ContentCache
+from runicornfs.content.contents import never
+from runicornfs.errors import ContentMismatch
+from runicornfs.mount.operations import StoreOperations
+from runicornfs.mount.options import MountOptions
+from tests.fake_transfers import Caches, FakeTransfers, content_of
+from tests.unit.observing import apply, document, index, plain_file
+
+FILE = content_of(4 * BLOCK)
+PATH = "artifacts/model/net/v1/files/w.bin"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> FakeTransfers:
+    return FakeTransfers(tmp_path / "server")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, server: FakeTransfers) -> Iterator[ContentCache]:
+    with Caches(tmp_path / "cache", server) as caches:
+        yield caches.open()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, server: FakeTransfers) -> Iterator[Catalog]:
+    """Of a store with one version, whose file the server has."""
+    catalog = Catalog.open(tmp_path / "index.db")
+    sha256 = server.add(PATH, FILE).sha256
+    assert sha256 is not None
+    files = [{"path": "w.bin", "size": len(FILE), "digest": f"sha256:{sha256.hex()}", "modified_at": None}]
+    apply(
+        catalog,
+        document("artifacts/model/net/versions.json", index({1: "ready"})),
+        document("artifacts/model/net/v1/metadata.json", {"name": "net", "status": "ready"}),
+        document("artifacts/model/net/v1/manifest.json", {"files": files, "references": []}),
+    )
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def operations(catalog: Catalog, cache: ContentCache) -> Iterator[StoreOperations]:
+    operations = StoreOperations(catalog, cache, MountOptions(), lambda path: None)
+    yield operations
+    operations.close()
+
+
+def keeps(operations: StoreOperations) -> bool:
+    handle, keep = operations.open_file(PATH)
+    operations.close_file(handle.number)
+    return keep
+
+
+def test_pages_of_a_file_that_did_not_change_are_kept(operations: StoreOperations) -> None:
+    assert keeps(operations)
+    assert keeps(operations)
+
+
+def test_pages_are_not_kept_until_the_kernel_has_dropped_what_a_sync_changed(
+    operations: StoreOperations, catalog: Catalog
+) -> None:
+    changes = apply(catalog, plain_file("vision/train/runs/r1/logs.txt", 1))
+    assert not keeps(operations)
+    operations.announced(catalog, changes.generation)
+    assert keeps(operations)
+
+
+def test_pages_of_bytes_that_were_wrong_are_not_kept(
+    operations: StoreOperations, cache: ContentCache, server: FakeTransfers, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.corrupt[PATH] = 1
+    handle, _ = operations.open_file(PATH)
+    assert operations.read(handle.number, 0, BLOCK, never) != FILE[:BLOCK]
+    with pytest.raises(ContentMismatch):
+        operations.read(handle.number, BLOCK, 3 * BLOCK, never)
+    assert not keeps(operations), "from the moment on at which a reader knows"
+    operations.close_file(handle.number)
+    operations.forgotten(cache)
+    assert keeps(operations)
+
+
+def test_what_another_store_has_forgotten_does_not_count(
+    operations: StoreOperations, catalog: Catalog, cache: ContentCache, tmp_path: Path, server: FakeTransfers
+) -> None:
+    with Caches(tmp_path / "other", server) as caches:
+        other = caches.open()
+        operations.show(catalog, other)
+        operations.forgotten(cache)
+        assert not keeps(operations), "the kernel may still have pages of the store before"
+        operations.announced(catalog, catalog.generation)
+        assert keeps(operations)
+        operations.close()
