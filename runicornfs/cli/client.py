@@ -72,7 +72,7 @@ def find_api() -> str:
         return _with_scheme(named)
     running = [daemon for daemon in running_daemons() if daemon.api is not None]
     if len(running) > 1:
-        choices = ", ".join(f"{daemon.api} ({daemon.source})" for daemon in running)
+        choices = ", ".join(f"{daemon.api} ({' and '.join([daemon.source, *daemon.mounts])})" for daemon in running)
         raise InvalidInput(f"several runicornfs run; say which one with --api: {choices}")
     if running:
         return str(running[0].api)

@@ -150,7 +150,7 @@ def status(as_json: bool, api: str | None) -> None:
     stats = answer["stats"]
     rows = [
         ("Store", f"{answer['source'] or 'none yet'} ({answer['mode']})"),
-        ("Connection", answer["status"]),
+        ("Connection", _connection(answer)),
         ("Last sync", display.moment(stats["last_sync"])),
         ("Artifacts", f"{stats['total_artifacts']}, {display.size(stats['remote_size_bytes'])}"),
         *([] if answer["mode"] == "local" else [("Cache", cache.used(answer["cache"]))]),
@@ -185,9 +185,10 @@ def mode(wanted: str | None, as_json: bool, api: str | None) -> None:
 @cli.command()
 @click.argument("name", required=False)
 @type_option
+@click.option("--deleted", is_flag=True, help="Of a name also the versions that were deleted.")
 @json_option
 @api_option
-def ls(name: str | None, kind: str | None, as_json: bool, api: str | None) -> None:
+def ls(name: str | None, kind: str | None, deleted: bool, as_json: bool, api: str | None) -> None:
     """List artifacts, versions or files.
 
     Without NAME all artifacts, with NAME its versions, with NAME:VERSION (v3, 3 or an alias) its files. TYPE/NAME
@@ -203,7 +204,9 @@ def ls(name: str | None, kind: str | None, as_json: bool, api: str | None) -> No
             answer = client.get(f"{wanted.path}/v{wanted.number(client)}/files", type=wanted.kind)
             show = _file_table
         else:
-            answer = client.get(f"{wanted.path}/versions", type=wanted.kind)
+            answer = client.get(
+                f"{wanted.path}/versions", type=wanted.kind, include_deleted="true" if deleted else None
+            )
             show = _version_table
     click.echo(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else show(answer))
 
@@ -223,6 +226,12 @@ def demo(launchers: Launchers, mountpoint: Path | None, once: bool) -> None:
 
 for command in (cache.cache, cache.pin, cache.unpin, *downloads.COMMANDS, *managing.COMMANDS):
     cli.add_command(command)
+
+
+def _connection(answer: dict[str, Any]) -> str:
+    if not answer["source"]:
+        return "none yet: connect through the API"
+    return f"{answer['status']}{', offline' if answer['offline'] else ''}"
 
 
 def _downloads(answer: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ class Bar:
         if time.monotonic() - self._started < QUICK_S or not sys.stderr.isatty():
             return
         if self._bar is None:
-            self._bar = tqdm(desc=self._what, unit="B", unit_scale=True, leave=False, file=sys.stderr)
+            self._bar = tqdm(desc=self._what, unit="B", unit_scale=True, leave=False, file=sys.stderr, initial=done)
         self._bar.total = total or None
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.n = done

@@ -33,7 +33,8 @@ def delete(version: str, permanent: bool, yes: bool, kind: str | None, api: str 
             raise Refused("nothing was deleted, since nobody can be asked here: say --yes")
         where = "locally" if client.get("/api/remote/mode")["mode"] == "local" else "on the server"
         how = " for good, with its files," if permanent else ""
-        click.confirm(f"Delete {name.name}:v{number}{how} {where}?", abort=True)
+        kind = name.kind or client.get(f"{name.path}/v{number}")["type"]
+        click.confirm(f"Delete {kind}/{name.name}:v{number}{how} {where}?", abort=True)
     answer = client.delete(f"{name.path}/v{number}", type=name.kind, permanent="true" if permanent else None)
     click.echo(answer["message"])
 

@@ -38,11 +38,12 @@ class ArtifactName:
     def number(self, client: ApiClient) -> int:
         """Which version is meant now. Raises InvalidInput where none was named, NotFound."""
         if self.version is None:
-            raise InvalidInput(f"{self.name} is no version: write {self.name}:VERSION")
+            name = f"{self.kind}/{self.name}" if self.kind else self.name
+            raise InvalidInput(f"{name} is an artifact: say which version, as {name}:VERSION")
         digits = self.version.removeprefix("v")
         if digits.isascii() and digits.isdecimal():
             return int(digits)
         for entry in client.get(f"{self.path}/versions", type=self.kind):
             if self.version in entry["aliases"]:
                 return int(entry["version"])
-        raise NotFound(f"there is no version or alias {self.version!r}: `runicornfs ls` with the name alone lists them")
+        raise NotFound(f"there is no version or alias {self.version!r}: `runicornfs ls {self.name}` lists them")

@@ -46,6 +46,7 @@ def detach(log: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > LOG_LIMIT:
             log.replace(log.with_suffix(".log.1"))
+    print(f"process {os.getpid()} goes on in the background and logs to {log}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os.setsid()

@@ -97,6 +97,8 @@ def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
     if options.source is not None:
         print(f"mounted {options.source.text} on {options.mountpoint}", flush=True)
     else:
+        if mount is not None:
+            print(f"mounted on {mount.mountpoint}", file=sys.stderr)
         print(f"listening on {api}", flush=True)
     return Daemon(workspace, mount if options.source is not None else None, api, stop)
 

@@ -169,7 +169,7 @@ class Runner:
 def in_the_way(path: str, target: TargetFolder) -> Conflict:
     return Conflict(
         f"{printable(path)} is in {target.path} already and is not the file of this version:"
-        " it is not overwritten unless you ask for that"
+        " it is not overwritten without --overwrite (overwrite in the API)"
     )
 
 

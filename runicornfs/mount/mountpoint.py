@@ -25,11 +25,10 @@ def check_fuse(options_allow_other: bool = False) -> None:
         )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise MountUnavailable("FUSE cannot be used here: this account may not open /dev/fuse")
-    if os.getuid() != 0:
-        if fusermount() is None:
-            raise MountUnavailable("fusermount3 is not installed: install the package fuse3")
-        if options_allow_other and "user_allow_other" not in _lines("/etc/fuse.conf"):
-            raise MountUnavailable("-o allow_other needs a line user_allow_other in /etc/fuse.conf")
+    if fusermount() is None and (os.getuid() != 0 or shutil.which("umount") is None):
+        raise MountUnavailable("fusermount3 is not installed: install the package fuse3")
+    if os.getuid() != 0 and options_allow_other and "user_allow_other" not in _lines("/etc/fuse.conf"):
+        raise MountUnavailable("-o allow_other needs a line user_allow_other in /etc/fuse.conf")
 
 
 def prepare(mountpoint: Path) -> Path:
@@ -95,6 +94,11 @@ def mounted_type(path: Path) -> str | None:
 def unmount(path: Path, lazy: bool = False) -> None:
     """Unmounts. Raises Refused when it is in use (`lazy` takes it out of the tree all the same) or is no mount."""
     path = resolved(path)
+    kind = mounted_type(path)
+    if kind is None:
+        raise InvalidInput(f"nothing is mounted on {path}")
+    if kind != FILE_SYSTEM_TYPE:
+        raise Refused(f"what is mounted on {path} is not runicornfs: unmount it with umount")
     program = fusermount()
     command = ["umount", "-l"] if lazy else ["umount"]
     if program is not None:
@@ -105,10 +109,10 @@ def unmount(path: Path, lazy: bool = False) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Refused(f"{path} cannot be unmounted: the kernel does not answer") from None
+    except OSError as error:
+        raise Refused(f"{path} cannot be unmounted: {command[0]} cannot be run ({error.strerror})") from None
     if done.returncode == 0:
         return
-    if mounted_type(path) is None:
-        raise InvalidInput(f"nothing is mounted on {path}")
     if "busy" in done.stderr:
         raise Refused(f"{path} is in use: close the programs that have files or a shell there, then try again")
     raise Refused(f"{path} cannot be unmounted: {done.stderr.strip()}")

@@ -106,7 +106,10 @@ class Mount:
             mountpoints.unmount(self.mountpoint)
         except Refused:
             log.warning("%s was in use: it is taken away all the same, and its programs get errors", self.mountpoint)
-            mountpoints.unmount(self.mountpoint, lazy=True)
+            try:
+                mountpoints.unmount(self.mountpoint, lazy=True)
+            except (Refused, InvalidInput) as error:  # then the end of this process is the end of the mount
+                log.warning("%s", error)
         except InvalidInput as moved:  # the folder was renamed under the mount: it ends with this process
             log.warning("%s", moved)
         else:

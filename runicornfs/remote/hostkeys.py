@@ -109,7 +109,8 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
         if not self._is_accepted(UnknownHostKey(settings.host, settings.port, key_type, print_of_key)):
             raise HostKeyUnknown(
                 f"the host key of {settings.host} is not known: {key_type}, fingerprint {print_of_key}. Compare it with"
-                f" what the server's owner says, then accept it with --accept-host-key {print_of_key}",
+                f" what the server's owner says, then accept it with --accept-host-key {print_of_key}"
+                " (accept_host_key in the API)",
                 key_type,
                 print_of_key,
             )

@@ -175,7 +175,7 @@ def _set_alias(alias: str, version: int, state: State, now: float) -> Plan:
 
 def _remove_alias(alias: str, state: State, now: float) -> Plan:
     if alias == LATEST:
-        raise EditRefused("invalid_input", "latest cannot be removed: it follows the newest version")
+        raise EditRefused("invalid_input", "latest cannot be removed: every version that is saved takes it")
     index = _index(state)
     aliases = _aliases(index)
     if alias not in aliases:

@@ -113,15 +113,15 @@ class Cache:
         tree is empty until the next sync.
         """
         store = self._workspace.store
-        connected = store.upkeep.state().connected
-        if not connected and not force:
+        now = store.upkeep.state()
+        if not now.connected and not force:
             raise Conflict(
                 "the cache is not cleared while the server cannot be reached, since the store could not be read again:"
-                " connect first, or force it"
+                f" {now.advice}, or force it (--force)"
             )
         freed = store.contents.clear()
         downloads = self._workspace.downloads.clear_finished()
-        store.upkeep.start_over(forget=not connected)
+        store.upkeep.start_over(forget=not now.connected)
         return replace(freed, size_bytes=freed.size_bytes + downloads)
 
     def verify(self) -> Verification:

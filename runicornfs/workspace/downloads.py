@@ -107,13 +107,14 @@ class Downloads:
 
     def _refuse_without_connection(self, ref: ArtifactRef, version: int, paths: Sequence[str] = ()) -> None:
         """A server that is being sought again is waited for; one that nobody seeks would be waited for in vain."""
-        if self._workspace.store.upkeep.state().line != "disconnected":
+        now = self._workspace.store.upkeep.state()
+        if now.line != "disconnected":
             return
         missing = [file for file in self._tasks.check(ref, version, paths) if not file.is_here]
         if missing:
             raise Refused(
                 f"{len(missing)} files of {ref.name}:v{version} are not on this machine, and there is no connection"
-                " to the server: connect first"
+                f" to the server: {now.advice}"
             )
 
 

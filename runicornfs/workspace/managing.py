@@ -66,8 +66,9 @@ class Managing:
     def _edit(self, done: str, artifact: ArtifactRef, edit: Edit) -> str:
         store = self._workspace.store
         where = self.where
-        if not store.upkeep.state().connected:
-            raise Refused(f"{store.source} is not connected: connect first, since this is done on the server")
+        now = store.upkeep.state()
+        if not now.connected:
+            raise Refused(f"this is done on the server, which is not connected: {now.advice}")
         notes = store.upkeep.edit(artifact.path, edit)
         store.catalog.catch_up()  # the edit may have been made by the process that owns the cache folder
         return "; ".join([f"{done} {where}", *notes])

@@ -59,7 +59,8 @@ def open_remote(
         if not offline:
             _connect(server, synced)
         elif not synced:
-            raise Refused(f"{source} was never synced on this machine: mount it once without --offline")
+            where = RemoteSource(host.hostname, server.address.root, host.user, host.port)
+            raise Refused(f"{where} was never synced on this machine: check the address, or mount without --offline")
         folder = StoreFolder.make(keeping.cache_dir, name, identity)
     origin = Origin(
         source=source,

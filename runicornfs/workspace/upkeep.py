@@ -39,6 +39,13 @@ class UpkeepState:
     def connected(self) -> bool:
         return self.line == "connected"
 
+    @property
+    def advice(self) -> str:
+        """What to do where a connection is needed."""
+        if self.line in ("connecting", "reconnecting"):
+            return "it is being connected, so try again in a moment"
+        return "connect first (mount without --offline, or use the API)"
+
 
 _STATE = TypeAdapter(UpkeepState)
 _REPORT = TypeAdapter(StructureReport)

@@ -91,8 +91,9 @@ class Workspace:
     def sync(self, full: bool = False) -> SyncRun:
         """Starts a sync, or joins the one that runs; returns at once. Raises Refused while nothing is connected."""
         upkeep = self.store.upkeep
-        if upkeep.state().line == "disconnected":
-            raise Refused("the server is not connected: connect first")
+        now = upkeep.state()
+        if now.line == "disconnected":
+            raise Refused(f"the server is not connected: {now.advice}")
         return upkeep.sync(full)
 
     def mount(self, mountpoint: Path, options: MountOptions) -> Mount:

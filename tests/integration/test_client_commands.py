@@ -42,6 +42,19 @@ def test_umount_of_no_mount_says_so(mounted: Mounted, tmp_path: Path) -> None:
     assert (refused.returncode, "nothing is mounted" in refused.stderr) == (1, True)
 
 
+def test_umount_of_another_file_system_is_refused(mounted: Mounted) -> None:
+    refused = mounted.run("umount", "/proc", check=False)
+    assert (refused.returncode, "is not runicornfs" in refused.stderr) == (1, True)
+
+
+def test_ls_shows_deleted_versions_where_they_are_asked_for(mounted: Mounted) -> None:
+    mounted.run("delete", "model/resnet50:v1", "--yes")
+    assert "v1" not in mounted.run("ls", "model/resnet50").stdout.split()
+    assert "v1" in mounted.run("ls", "model/resnet50", "--deleted").stdout.split()
+    mounted.run("restore", "model/resnet50:v1")
+    assert "v1" in mounted.run("ls", "model/resnet50").stdout.split()
+
+
 def test_ls_lists_artifacts(mounted: Mounted) -> None:
     lines = mounted.run("ls").stdout.splitlines()
     assert lines[0].split() == ["NAME", "TYPE", "VERSIONS", "LATEST", "SIZE", "UPDATED", "ALIASES"]

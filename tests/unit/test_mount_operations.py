@@ -17,7 +17,7 @@ from runicornfs.mount.options import MountOptions
 from tests.fake_transfers import Caches, FakeTransfers, content_of
 from tests.unit.observing import apply, document, index, plain_file
 
-FILE = content_of(4 * BLOCK)
+FILE = content_of(20 * BLOCK)
 PATH = "artifacts/model/net/v1/files/w.bin"
 
 
@@ -80,10 +80,12 @@ def test_pages_of_bytes_that_were_wrong_are_not_kept(
     operations: StoreOperations, cache: ContentCache, server: FakeTransfers, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.corrupt[PATH] = 1
+    server.hold(after=1)
     handle, _ = operations.open_file(PATH)
     assert operations.read(handle.number, 0, BLOCK, never) != FILE[:BLOCK]
+    server.release()
     with pytest.raises(ContentMismatch):
-        operations.read(handle.number, BLOCK, 3 * BLOCK, never)
+        operations.read(handle.number, BLOCK, 19 * BLOCK, never)
     assert not keeps(operations), "from the moment on at which a reader knows"
     operations.close_file(handle.number)
     operations.forgotten(cache)
