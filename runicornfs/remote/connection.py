@@ -71,6 +71,11 @@ class Connection:
         """Whether the line has not been seen to break."""
         return self._transport.is_active()
 
+    def has_ended(self) -> bool:
+        """Whether the line is broken, asked by somebody whose channel has just ended: then it may show in a moment."""
+        self._transport.join(_LAST_WORDS_TIME)
+        return not self.is_alive
+
     def note_progress(self) -> None:
         """Something arrived over one of the channels just now."""
         self.last_heard = time.monotonic()

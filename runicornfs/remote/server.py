@@ -235,7 +235,7 @@ class Server:
             yield link
         except (TimedOut, ConnectionLost):
             silence = time.monotonic() - link.connection.last_heard
-            if not link.is_alive or silence >= self._timeouts.read:
+            if link.connection.has_ended() or silence >= self._timeouts.read:
                 link.close()
             raise
 

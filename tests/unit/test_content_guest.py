@@ -182,7 +182,7 @@ def test_the_methods_of_contents_answer_as_the_owners_do(
     wait_until(lambda: not cache._table.entries(), "the content to be at rest")
     assert guest.cached_bytes([identity.key, "other"]) == cache.cached_bytes([identity.key, "other"])
     assert guest.status() == cache.status()
-    assert guest.free_bytes() == cache.free_bytes()
+    assert abs(guest.free_bytes() - cache.free_bytes()) < 1 << 30, "others write to this disk, too"
     guest.pin("mine", {identity.key: identity.size})
     assert guest.pins() == cache.pins() != []
     assert guest.files("size", 10) == cache.files("size", 10) != []
