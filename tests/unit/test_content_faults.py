@@ -16,7 +16,7 @@ from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.fetch import RETRIES
 from runicornfs.store.files import RemoteFile
-from tests.fake_transfers import Caches, FakeTransfers, Fault, content_of, counted, read_all
+from tests.fake_transfers import Caches, FakeTransfers, Fault, content_of, counted, read_all, wait_at_rest
 from tests.waiting import wait_until
 
 FILE = content_of(20 * BLOCK + 100)
@@ -313,6 +313,7 @@ def test_nothing_can_be_opened_in_a_closed_cache(cache: ContentCache, server: Fa
 def test_a_full_disk_evicts_and_goes_on(cache: ContentCache, server: FakeTransfers) -> None:
     old, new = server.add("old", FILE), server.add("new", FILE[::-1])
     read_all(cache, old)
+    wait_at_rest(cache)
     reader = cache.open(new)
     server.faults = [Fault(OSError(errno.ENOSPC, "full"), after=BLOCK)]
     assert reader.read(0, len(FILE)) == FILE[::-1]

@@ -12,7 +12,16 @@ from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.sparse import SparseFiles
 from runicornfs.errors import NoSpace
-from tests.fake_transfers import Caches, FakeTransfers, content_of, counted, disk_bytes, read_all, read_on
+from tests.fake_transfers import (
+    Caches,
+    FakeTransfers,
+    content_of,
+    counted,
+    disk_bytes,
+    read_all,
+    read_on,
+    wait_at_rest,
+)
 from tests.waiting import wait_until
 
 FILE = content_of(4 * BLOCK)
@@ -153,6 +162,7 @@ def test_readers_of_different_places_share_a_cache_that_is_too_small(caches: Cac
         reads = {start: threads.submit(read, start) for start in (0, 10, 20, 30)}
         for start, result in reads.items():
             assert result.result() == content[start * BLOCK : (start + 30) * BLOCK]
+    wait_at_rest(cache)
     assert counted(cache)[0] == counted(cache)[1] <= 12 * BLOCK
 
 
