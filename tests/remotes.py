@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runicornfs.demo.sshd import PrivateSshd
-from runicornfs.remote.connection import Timeouts
 from runicornfs.remote.hostkeys import Confirm
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.server import RemoteFile, Server
 from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.remote.timeouts import Timeouts
 
 MIB = 1 << 20
 QUICK = Timeouts(connect=10.0, read=0.5)  # a stalled line is noticed soon; connecting has time on a busy machine

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 import runicornfs
 from runicornfs.cli.parameters import API, CACHE_SIZE, MOUNT_OPTIONS, PATH, SIZE, LaunchOptions
 from runicornfs.mount.options import MountOptions
+from runicornfs.remote.bulk import Transport
 from runicornfs.workspace.folders import DEFAULT_CACHE_DIR
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -22,6 +23,13 @@ _OPTIONS = (
     click.option("--password-stdin", is_flag=True, help="Read the account's password from standard input, one line."),
     click.option("--passphrase-stdin", is_flag=True, help="Read the key's passphrase from the line after that."),
     click.option("--accept-host-key", metavar="FINGERPRINT", help="Accept exactly this unknown host key (SHA256:…)."),
+    click.option(
+        "--transport",
+        type=click.Choice(get_args(Transport)),
+        default="auto",
+        show_default=True,
+        help="What carries large transfers: ssh is a process of OpenSSH's, which is faster on short lines.",
+    ),
     click.option("--store", type=PATH, help="The store of this machine, for local mode."),
     click.option("--cache-dir", type=PATH, default=str(DEFAULT_CACHE_DIR), show_default=True, help="Cache folder."),
     click.option(

@@ -15,6 +15,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from runicornfs.errors import InvalidInput
 from runicornfs.mount.options import MountOptions
 from runicornfs.remote.address import LocalSource, RemoteSource, parse_source
+from runicornfs.remote.bulk import Transport
 
 DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 23300
@@ -74,6 +75,7 @@ class LaunchOptions:
     sync_interval: float
     api: ApiAddress | None
     mount_options: MountOptions
+    transport: Transport = "auto"
     store: Path | None = None
     offline: bool = False
     daemon: bool = False

@@ -118,6 +118,7 @@ def _open(workspace: Workspace, options: LaunchOptions) -> None:
             credentials(options),
             confirmation(options.accept_host_key),
             options.sync_interval,
+            options.transport,
         )
         workspace.connection.connect(access, options.offline)
 

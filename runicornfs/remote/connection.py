@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
@@ -33,6 +33,8 @@ from runicornfs.remote.identities import Credentials
 from runicornfs.remote.login import Login, RememberingTransport
 from runicornfs.remote.reach import Started, Wire, reach
 from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.remote.sshprocess import Entrance
+from runicornfs.remote.timeouts import Timeouts
 
 log = logging.getLogger("runicornfs.remote.connection")
 
@@ -46,20 +48,18 @@ _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "a
 _PARAMIKO_LOG = "runicornfs.remote.paramiko"
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds. `connect` bounds each step of connecting, `read` every wait for progress afterwards."""
-
-    connect: float = 10.0
-    read: float = 15.0
-
-
 class Connection:
     """An open connection. `last_heard` is for whoever judges whether a silent line is dead: see `note_progress`."""
 
     def __init__(
-        self, client: paramiko.SSHClient, transport: paramiko.Transport, wire: Wire, timeouts: Timeouts
+        self,
+        client: paramiko.SSHClient,
+        transport: paramiko.Transport,
+        wire: Wire,
+        timeouts: Timeouts,
+        entrance: Entrance | None,
     ) -> None:
+        self.entrance = entrance  # how an ssh process gets in, if it can
         self._client = client
         self._transport = transport
         self._wire = wire
@@ -152,6 +152,7 @@ def connect(
     client.set_missing_host_key_policy(policy)
     client.set_log_channel(_PARAMIKO_LOG)
     transport = _transport(wire, policy, timeouts)
+    login = Login(settings, credentials)
     try:
         client.connect(
             settings.hostname,
@@ -163,7 +164,7 @@ def connect(
             auth_timeout=max(timeouts.connect, timeouts.read),
             channel_timeout=timeouts.read,
             transport_factory=lambda sock, **options: transport,
-            auth_strategy=Login(settings, credentials),
+            auth_strategy=login,
         )
         transport.set_keepalive(_KEEP_ALIVE)
     except BaseException as error:
@@ -179,7 +180,7 @@ def connect(
             raise
         raise explained from error
     log.info("connected to %s as %s (%s)", where, settings.user, transport.remote_version)
-    return Connection(client, transport, wire, timeouts)
+    return Connection(client, transport, wire, timeouts, login.entrance(transport.get_remote_server_key()))
 
 
 def _explained(

@@ -33,8 +33,8 @@ Ask = Callable[[str], "str | None"]
 
 _PASSPHRASE_TRIES = 3  # as often as ssh(1) asks
 _OPENSSH = b"BEGIN OPENSSH PRIVATE KEY"
-_HARDWARE = (b"sk-ssh-", b"sk-ecdsa-")  # how the types of keys begin that live in a security key (FIDO)
-_PUBLIC = (b"ssh-", b"ecdsa-", *_HARDWARE)  # how the text of a public key begins
+HARDWARE = ("sk-ssh-", "sk-ecdsa-")  # how the types of keys begin that live in a security key (FIDO)
+_PUBLIC = (b"ssh-", b"ecdsa-", *map(str.encode, HARDWARE))  # how the text of a public key begins
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,15 @@ def open_key_file(path: Path, credentials: Credentials) -> paramiko.PKey:
             return key
 
 
+def is_encrypted(path: Path) -> bool:
+    """Whether the key in this file needs a passphrase, or cannot be read any more."""
+    try:
+        load_private_key(read_key_file(path), None, str(path))
+    except (AuthenticationFailed, InvalidInput):
+        return True
+    return False
+
+
 def is_public_key(data: bytes) -> bool:
     """Whether this is the text of a public key: one may stand for a private key that an agent holds."""
     return data.lstrip().startswith(_PUBLIC)
@@ -175,5 +184,5 @@ def _refuse_foreign(data: bytes, name: str) -> None:
         decoded = base64.b64decode(body)
     except ValueError:
         return
-    if any(kind in decoded for kind in _HARDWARE):
+    if any(kind.encode() in decoded for kind in HARDWARE):
         raise InvalidInput(f"the key {name} needs a security key to sign: load it into ssh-agent with ssh-add")

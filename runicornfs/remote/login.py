@@ -6,6 +6,7 @@ sent that it does not want, no attempt of the few it allows is wasted, and a ref
 
 from __future__ import annotations
 
+import base64
 import copy
 import logging
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from runicornfs.errors import AuthenticationFailed, ConnectionLost, InvalidInput
 from runicornfs.remote import agent as agents
 from runicornfs.remote.agent import Agent, SigningKey
 from runicornfs.remote.identities import (
+    HARDWARE,
     Credentials,
     certificates_for,
+    is_encrypted,
     is_public_key,
     load_private_key,
     open_key_file,
@@ -29,6 +32,7 @@ from runicornfs.remote.identities import (
     read_key_file,
 )
 from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.remote.sshprocess import Entrance
 
 log = logging.getLogger("runicornfs.remote.login")
 
@@ -60,11 +64,13 @@ class Way(AuthSource):
         name: str,
         log_in: Callable[[paramiko.Transport], list[str]],
         key: paramiko.PKey | None = None,
+        path: Path | None = None,
     ) -> None:
         super().__init__(username)
         self.method = method
         self.name = name
         self.key = key
+        self.path = path  # of the key's file
         self._log_in = log_in
 
     def authenticate(self, transport: paramiko.Transport) -> list[str]:
@@ -90,6 +96,8 @@ class Login(AuthStrategy):
         self._settings = settings
         self._credentials = credentials
         self._agent: Agent | None = None
+        self._way: Way | None = None  # the one that worked
+        self._several = False  # the server wanted more than one
         self._question = f"Password of {settings.user}@{settings.host}"
         self._typed: dict[str, str] = {}  # the answer to it in this log-in
         self._seen: set[bytes] = set()  # the public halves (or certificates) of all keys that were ways
@@ -107,11 +115,26 @@ class Login(AuthStrategy):
         finally:
             if self._agent is not None:
                 self._agent.close()
+        self._way = way
         self._credentials.typed.update(self._typed)
         log.info("logged in as %s with %s", self._settings.user, way.name)
         result = AuthResult(strategy=self)
         result.append(SourceResult(way, []))
         return result
+
+    def entrance(self, host_key: paramiko.PKey) -> Entrance | None:
+        """How an ssh process gets in where this log-in did, without asking anybody or knowing a secret; None: not."""
+        key = None if self._way is None else self._way.key
+        if self._way is None or key is None or self._several:
+            return None
+        if isinstance(key, SigningKey):
+            if key.public_blob is not None or key.name.startswith(HARDWARE):
+                return None
+            line = f"{key.name} {base64.b64encode(key.asbytes()).decode()}"
+            return Entrance(host_key, agent_socket=self._settings.agent_socket, public_key=line)
+        if self._way.path is None or key.public_blob is not None or is_encrypted(self._way.path):
+            return None
+        return Entrance(host_key, key_file=self._way.path.absolute())
 
     def get_sources(self) -> Iterator[Way]:
         """The ways to log in, in the order to try them. Raises for an unusable key that was named on purpose."""
@@ -160,6 +183,7 @@ class Login(AuthStrategy):
             if not wanted:
                 return True
             self._wanted = tuple(wanted)
+            self._several = True
             name += f" (accepted, but the server wants {' and '.join(wanted)} as well)"
         if isinstance(way.key, SigningKey) and way.key.refusal is not None:
             name += f" ({way.key.refusal})"
@@ -236,7 +260,7 @@ class Login(AuthStrategy):
         user = self._settings.user
 
         def way(name: str, key: paramiko.PKey) -> Way:
-            return Way(user, _KEY, name, lambda transport: transport.auth_publickey(user, key), key)
+            return Way(user, _KEY, name, lambda transport: transport.auth_publickey(user, key), key, path)
 
         beside = () if path is None else (path.with_name(path.name + "-cert.pub"),)
         for certificate in certificates_for(key, (*beside, *self._settings.certificate_files)):

@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from runicornfs.errors import ConnectionLost, RunicornFSError, StaleFile, StoreUnusable, TimedOut
 from runicornfs.remote import connection as ssh
 from runicornfs.remote.address import ServerAddress, check_root
-from runicornfs.remote.connection import Timeouts
+from runicornfs.remote.bulk import Bulk, Transport
 from runicornfs.remote.execution import ExecChannel
 from runicornfs.remote.hostkeys import Confirm, HostKeyPolicy
 from runicornfs.remote.identities import Credentials
@@ -30,7 +31,9 @@ from runicornfs.remote.packets import Attributes
 from runicornfs.remote.sessions import Sessions
 from runicornfs.remote.sftp import OpenFile, SftpSession
 from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.remote.sshprocess import Entrance, SshProcess, started
 from runicornfs.remote.structure import StructureReport, inspect
+from runicornfs.remote.timeouts import Timeouts
 from runicornfs.remote.transfer import Transfer
 from runicornfs.store.files import RemoteFile
 from runicornfs.store.paths import check_relative, shown
@@ -49,6 +52,7 @@ class Counters:
         self.sftp_opens = 0
         self.sftp_reads = 0
         self.sftp_bytes = 0
+        self.ssh_processes = 0  # that took over large transfers
         self.execs = 0
         self.exec_bytes_in = 0
 
@@ -62,11 +66,22 @@ class Counters:
 class _Link:
     """A connection with the sessions and the measurements that belong to it."""
 
-    def __init__(self, connection: ssh.Connection, patience: float) -> None:
+    def __init__(self, connection: ssh.Connection, sessions: Sessions, bulk: Bulk, line: Line) -> None:
         self.connection = connection
-        self.line = Line()
-        self.sessions = Sessions(connection, self.line, patience)
+        self.sessions = sessions
+        self.bulk = bulk
+        self.line = line
         self.runs_helper: bool | None = None
+
+    @contextlib.contextmanager
+    def borrow(self, path: bytes) -> Iterator[tuple[SftpSession, bool]]:
+        """A session for a transfer, and whether there may come a better one while it runs."""
+        with self.bulk.borrow() as session:
+            if session is not None:
+                yield session, False
+                return
+        with self.sessions.borrow(path) as session:
+            yield session, True
 
     @property
     def is_alive(self) -> bool:
@@ -83,12 +98,35 @@ class _Link:
     def close(self) -> None:
         self.sessions.close()
         self.connection.close()
+        self.bulk.close()
+
+
+class _Portion(Iterator[tuple[int, int]]):
+    """What is wanted, as far as it is asked for over one session: all, or until there is a better one for the rest."""
+
+    def __init__(self, wanted: Iterator[tuple[int, int]]) -> None:
+        self.bulk: Bulk | None = None  # where a better session may come from
+        self.exhausted = False
+        self._wanted = wanted
+
+    def __next__(self) -> tuple[int, int]:
+        if self.bulk is not None and self.bulk.ready:
+            raise StopIteration
+        try:
+            offset, length = next(self._wanted)
+        except StopIteration:
+            self.exhausted = True
+            raise
+        if self.bulk is not None:
+            self.bulk.moved(length)
+        return offset, length
 
 
 class Server:
     """The server that has the store. Thread-safe. Nothing happens before `connect`.
 
-    `confirm` is asked about a host key that no known_hosts file has; without it such a key is refused.
+    `confirm` is asked about a host key that no known_hosts file has; without it such a key is refused. `transport` says
+    what carries large transfers: see `bulk`.
     """
 
     def __init__(
@@ -99,6 +137,7 @@ class Server:
         *,
         confirm: Confirm | None = None,
         timeouts: Timeouts | None = None,
+        transport: Transport = "auto",
     ) -> None:
         self.address: ServerAddress = settings.address(check_root(root))
         self.counters = Counters()
@@ -106,6 +145,7 @@ class Server:
         self._credentials = credentials or Credentials()
         self._policy = HostKeyPolicy(settings, confirm)
         self._timeouts = timeouts or Timeouts()
+        self._transport = transport
         self._lifeline: Lifeline[_Link] = Lifeline(settings.host, self._open_link, self._timeouts.connect)
 
     @property
@@ -215,17 +255,32 @@ class Server:
         and `received` raise. What had been received by then stays.
         """
         path = os.fsencode(f"{self.address.root.rstrip('/')}/{check_relative(file.path)}")
-        with self._link() as link, link.sessions.borrow(path) as session:
-            opens = session.opens
-            try:
-                opened = _open_checked(session, path, file)
-            finally:
-                self.counters.add(sftp_opens=session.opens - opens)
-            transfer = Transfer(session, path, opened.handle, fd, received)
-            try:
-                transfer.run(iter(wanted))
-            finally:
-                self.counters.add(sftp_reads=transfer.reads, sftp_bytes=transfer.bytes)
+        portion = _Portion(iter(wanted))
+        with self._link() as link:
+            while not portion.exhausted:
+                with link.borrow(path) as (session, may_change):
+                    portion.bulk = link.bulk if may_change else None
+                    self._fill_over(session, path, file, portion, fd, received)
+
+    def _fill_over(
+        self,
+        session: SftpSession,
+        path: bytes,
+        file: RemoteFile,
+        wanted: Iterator[tuple[int, int]],
+        fd: int,
+        received: Callable[[int, int], None],
+    ) -> None:
+        opens = session.opens
+        try:
+            opened = _open_checked(session, path, file)
+        finally:
+            self.counters.add(sftp_opens=session.opens - opens)
+        transfer = Transfer(session, path, opened.handle, fd, received)
+        try:
+            transfer.run(wanted)
+        finally:
+            self.counters.add(sftp_reads=transfer.reads, sftp_bytes=transfer.bytes)
 
     @contextlib.contextmanager
     def _link(self) -> Iterator[_Link]:
@@ -242,7 +297,17 @@ class Server:
     def _open_link(self, started: Callable[[socket.socket], None]) -> _Link:
         connection = ssh.connect(self._settings, self._credentials, self._policy, self._timeouts, started)
         self.counters.add(connections=1)
-        return _Link(connection, self._timeouts.read)
+        line = Line()
+        entrance = None if self._transport == "paramiko" else connection.entrance
+        start = None if entrance is None else partial(self._start_process, self._settings, entrance)
+        bulk = Bulk(start, line, connection.note_progress, always=self._transport == "ssh")
+        return _Link(connection, Sessions(connection, line, self._timeouts.read), bulk, line)
+
+    @contextlib.contextmanager
+    def _start_process(self, settings: HostSettings, entrance: Entrance) -> Iterator[SshProcess]:
+        with started(settings, entrance, self._timeouts) as process:
+            yield process
+        self.counters.add(ssh_processes=1)
 
 
 def _open_checked(session: SftpSession, path: bytes, file: RemoteFile) -> OpenFile:

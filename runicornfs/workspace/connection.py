@@ -17,6 +17,7 @@ from pathlib import Path
 
 from runicornfs.errors import Refused
 from runicornfs.remote.address import RemoteSource, check_root
+from runicornfs.remote.bulk import Transport
 from runicornfs.remote.hostkeys import Confirm
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.server import Server
@@ -44,6 +45,7 @@ class Access:
     credentials: Credentials = field(repr=False)
     confirm: Confirm | None = None
     sync_interval: float = 0.0  # seconds; 0: only on demand
+    transport: Transport = "auto"
 
 
 class Connection:
@@ -99,7 +101,13 @@ class Connection:
         with self._changing:
             store = self._remotes.get(key)
             if store is None:
-                server = self._attempt = Server(host, access.store.root, access.credentials, confirm=access.confirm)
+                server = self._attempt = Server(
+                    host,
+                    access.store.root,
+                    access.credentials,
+                    confirm=access.confirm,
+                    transport=access.transport,
+                )
                 try:
                     store = open_remote(access.source, host, server, self._keeping, offline)
                 except BaseException:

@@ -27,11 +27,11 @@ from runicornfs.errors import (
     Unreachable,
 )
 from runicornfs.remote.address import RemoteSource
-from runicornfs.remote.connection import Timeouts
 from runicornfs.remote.hostkeys import UnknownHostKey, accept_fingerprint
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.server import Server
 from runicornfs.remote.sshconfig import HostSettings, resolve_host
+from runicornfs.remote.timeouts import Timeouts
 from tests.remotes import server_at, settings_of
 from tests.waiting import wait_until
 

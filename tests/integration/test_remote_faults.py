@@ -13,9 +13,9 @@ import pytest
 
 from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.errors import ConnectionLost, ServerError, TimedOut, Unreachable
-from runicornfs.remote.connection import Timeouts
 from runicornfs.remote.lifeline import State
 from runicornfs.remote.server import RemoteFile, Server
+from runicornfs.remote.timeouts import Timeouts
 from tests.conftest import MakeRelay
 from tests.relay import Relay
 from tests.remotes import MIB, QUICK, Target, ranges, server_at

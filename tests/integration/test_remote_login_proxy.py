@@ -14,12 +14,12 @@ import pytest
 
 from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.errors import AuthenticationFailed, InvalidInput, RunicornFSError, TimedOut, Unreachable
-from runicornfs.remote import proxy
+from runicornfs.remote import program, proxy
 from runicornfs.remote.address import RemoteSource
-from runicornfs.remote.connection import Timeouts
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.server import RemoteFile, Server
 from runicornfs.remote.sshconfig import resolve_host
+from runicornfs.remote.timeouts import Timeouts
 from tests.conftest import MakeRelay
 from tests.remotes import MIB, Target
 from tests.waiting import wait_until
@@ -312,7 +312,7 @@ class TestCommand:
     def test_a_command_that_hangs_and_does_not_listen_to_signals(
         self, way: Way, sshd: PrivateSshd, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(proxy, "_FAREWELL_TIME", 0.2)
+        monkeypatch.setattr(program, "_FAREWELL_TIME", 0.2)
         way.write(entry("gpu", sshd, """ProxyCommand sh -c 'trap "" TERM; while true; do sleep 0.1; done'"""))
         assert isinstance(way.fails(Timeouts(connect=0.2, read=0.2)), TimedOut)
 
