@@ -66,7 +66,7 @@ def connected(
     *,
     port: int | None = None,
     timeouts: Timeouts | None = None,
-    transport: Transport = "auto",
+    transport: Transport = "ssh",
     **settings: object,
 ) -> Iterator[Server]:
     if credentials is None:
@@ -135,19 +135,10 @@ def test_a_long_line_starts_no_process(
     sshd: PrivateSshd, relay: MakeRelay, root: Path, content: bytes, target: Target
 ) -> None:
     line = relay(sshd, rtt_ms=30)
-    with connected(sshd, root, port=line.port) as server:
+    with connected(sshd, root, port=line.port, transport="auto") as server:
         target.fill(server, BIG)
         assert target.content(SIZE) == content
         assert line.stats().connections == 1
-
-
-def test_a_process_is_used_on_every_line_where_somebody_says_so(
-    sshd: PrivateSshd, relay: MakeRelay, root: Path, content: bytes, target: Target
-) -> None:
-    line = relay(sshd, rtt_ms=30)
-    with connected(sshd, root, port=line.port, transport="ssh") as server:
-        target.fill(server, BIG, in_pieces(2 * LARGE, has_moved(server)))
-        assert target.content(SIZE) == content
 
 
 def test_no_process_is_used_where_somebody_says_so(
@@ -201,7 +192,7 @@ class TestHowItGetsIn:
         )
         tokens = {"h": "127.0.0.1", "p": str(sshd.port), "r": "", "n": ""}
         proxy = by_command(f"{sys.executable} '{script}'".replace("%", "%%") + " %h %p", tokens)
-        with connected(sshd, root, proxy=proxy, transport="ssh") as server:
+        with connected(sshd, root, proxy=proxy) as server:
             target.fill(server, BIG, in_pieces(2 * LARGE, has_moved(server)))
             assert target.content(SIZE) == content
 
