@@ -35,6 +35,9 @@ from runicornfs.store.layout import place_of
 from runicornfs.store.observed import Observed
 from runicornfs.store.paths import parent_of
 
+# Name, inode, kind, size in bytes, mtime in nanoseconds, digest: see `Node`.
+Row = tuple[bytes, int, int, int, int, bytes | None]
+
 # Lines that `problems` returns: a person reads the first ones.
 PROBLEMS_LIMIT = 1000
 
@@ -171,6 +174,16 @@ class Catalog:
             name = os.fsdecode(raw)
             found.append((name, Node(before + name, inode, Kind(kind), *attributes)))
         return found
+
+    def listing(self, path: str) -> list[Row]:
+        """What is in a folder, sorted by the names' bytes, as the mount shows it to readers of whole folders."""
+        statement = "SELECT name, inode, kind, size, mtime_ns, digest FROM nodes WHERE parent = ? ORDER BY name"
+        return self._database.rows(statement, inode_of(path))
+
+    def path_of(self, inode: int) -> str | None:
+        """The path of a node; one probe for each of its folders. None where there is none with this number."""
+        with self._database.snapshot() as connection:
+            return path_of(connection, inode, {})
 
     def document(self, id: int) -> bytes:
         """The content of a document. Raises NotFound: a sync replaced it, and its path has another id now."""

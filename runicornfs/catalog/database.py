@@ -1,8 +1,8 @@
 """The file index.db: opening it, building it anew when it cannot be used, and its connections.
 
-Readers take a connection from a small pool: FUSE callbacks come on threads that have a new Python thread state each, so
-`threading.local` would open one per call. Every connection is in autocommit mode: a reader's statement sees one whole
-snapshot, the writer says BEGIN itself.
+Readers take a connection from a small pool: threads that answer the kernel come and go, so `threading.local` would open
+many. Every connection is in autocommit mode: a reader's statement sees one whole snapshot, and the writer says BEGIN
+itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runicornfs.errors import NoSpace, RunicornFSError
 
 log = logging.getLogger("runicornfs.catalog")
 
-# Idle connections that are kept; libfuse answers with about ten threads at a time.
+# Idle connections that are kept; some threads answer the kernel at a time.
 IDLE_READERS = 16
 # How long one connection waits for another's lock. Only the checkpoint of WAL ever takes one that readers meet.
 BUSY_TIMEOUT_S = 30.0

@@ -96,6 +96,10 @@ class ContentCache:
             found[key] = (cached, _state(cached, size, verified))
         return found
 
+    def moves(self) -> int:
+        """See `contents.Contents`."""
+        return self._room.moves
+
     def free_bytes(self) -> int:
         """See `contents.Contents`."""
         return self._room.left()

@@ -135,6 +135,10 @@ class Contents(Protocol):
         """
         ...
 
+    def moves(self) -> int:
+        """Another number than before when `cached_bytes` may answer something else: compare, do not count."""
+        ...
+
     def free_bytes(self) -> int:
         """What can still be stored without evicting anything."""
         ...

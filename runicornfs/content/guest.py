@@ -90,6 +90,10 @@ class GuestContents:
         """See `contents.Contents`."""
         return {key: (size, state) for key, (size, state) in self.call("cached_bytes", keys=keys).items()}
 
+    def moves(self) -> int:
+        """See `contents.Contents`."""
+        return int(self.call("moves"))
+
     def free_bytes(self) -> int:
         """See `contents.Contents`."""
         return int(self.call("free_bytes"))

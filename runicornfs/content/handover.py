@@ -111,6 +111,10 @@ class HandoverContents:
         """See `contents.Contents`."""
         return self._ask(lambda contents: contents.cached_bytes(keys))
 
+    def moves(self) -> int:
+        """See `contents.Contents`."""
+        return self._ask(lambda contents: contents.moves())
+
     def free_bytes(self) -> int:
         """See `contents.Contents`."""
         return self._ask(lambda contents: contents.free_bytes())

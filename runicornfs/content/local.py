@@ -47,6 +47,10 @@ class LocalContents:
         """All of everything is here."""
         return dict.fromkeys(keys, (WHOLE, CACHED))
 
+    def moves(self) -> int:
+        """All of everything stays here."""
+        return 0
+
     def free_bytes(self) -> int:
         """What the disk has left."""
         status = os.statvfs(self._root)

@@ -43,6 +43,7 @@ Handler = Callable[[dict[str, Any]], object]
 METHODS = frozenset(
     [
         "cached_bytes",
+        "moves",
         "free_bytes",
         "status",
         "files",

@@ -8,11 +8,12 @@ blocks that are on the disk or on their way, of all contents.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 
 class Room:
-    """Thread-safe: `_lock` protects both counts. All numbers are bytes; `free_bytes()` asks the disk."""
+    """Thread-safe: `_lock` protects the counts. All numbers are bytes; `free_bytes()` asks the disk."""
 
     def __init__(self, limit: int, min_free: int, used: int, free_bytes: Callable[[], int]) -> None:
         self.limit = limit
@@ -21,6 +22,7 @@ class Room:
         self._lock = threading.Lock()
         self._used = used
         self._coming = 0  # reserved, and not yet seen by the disk
+        self.moves = time.monotonic_ns()  # what only counts up from there is never confused with another owner's
 
     @property
     def used(self) -> int:
@@ -42,9 +44,10 @@ class Room:
             return 0
 
     def landed(self, size: int) -> None:
-        """Reserved bytes have been written."""
+        """Reserved bytes have been written, and count as a part of their content."""
         with self._lock:
             self._coming -= size
+            self.moves += 1
 
     def cancel(self, size: int) -> None:
         """Reserved bytes will not come."""
@@ -53,9 +56,10 @@ class Room:
             self._used -= size
 
     def release(self, size: int) -> None:
-        """Bytes are not on the disk any more."""
+        """Bytes are not on the disk any more, nor a part of their content."""
         with self._lock:
             self._used -= size
+            self.moves += 1
 
     def excess(self) -> int:
         """How many bytes are more than there may be, 0 or less if none are."""

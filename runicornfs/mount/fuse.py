@@ -1,248 +1,237 @@
-"""libfuse, through mfusepy: the only module that knows the insides of either.
+"""The kernel's requests, answered: from messages to calls of `StoreOperations`, from what they return to messages.
 
-mfusepy 3.1 passes no FUSE_FILL_DIR_PLUS, exposes no invalidation and prefers libfuse 2; this module adds what is
-missing with libfuse's own functions. It holds no logic of the file system: it turns calls into calls of
-`StoreOperations`, attributes into `struct stat`, exceptions into errnos. Importing it loads libfuse, so it is imported
-where a mount is made and nowhere else; `MountUnavailable` says that there is no libfuse.
+It holds no logic of the file system. One wrapper around every operation counts, logs and maps exceptions to errnos.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import functools
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable
-from ctypes.util import find_library
-from typing import Any
 
-from runicornfs.errors import MountUnavailable, RunicornFSError
+from runicornfs.catalog.nodes import inode_of
+from runicornfs.catalog.tree import name_bytes
+from runicornfs.errors import RunicornFSError
+from runicornfs.mount import device, protocol
+from runicornfs.mount.device import Answer, Device
 from runicornfs.mount.errnos import errno_of
-from runicornfs.mount.operations import Attributes, Listing, StoreOperations
+from runicornfs.mount.operations import Entry, StoreOperations
 from runicornfs.mount.options import MountOptions
-
-if find_library("fuse3"):
-    os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")  # read by mfusepy while it is imported
-try:
-    import mfusepy
-except OSError:
-    raise MountUnavailable("libfuse is not installed: install the package fuse3") from None
+from runicornfs.mount.protocol import IN_HEADER, Opcode, Open
+from runicornfs.store.paths import parent_of
 
 log = logging.getLogger("runicornfs.mount")
 
-LIBFUSE: ctypes.CDLL = mfusepy._libfuse
-LIBFUSE_3 = mfusepy.fuse_version_major == 3
-# libfuse 3's fuse_invalidate_path lets names and attributes live until we say otherwise. An hour bounds what a lost
-# notification could cost.
-LONG_TIMEOUT_S = 3600.0
-# libfuse 2 has no invalidation by path: what changed shows after this time.
-SHORT_TIMEOUT_S = 2.0
-# st_blocks moves while a file is being fetched, with no invalidation for its sake: attributes of a path live this long.
-ATTRIBUTE_TIMEOUT_S = 10.0
-FUSE_READDIR_PLUS = 1  # enum fuse_readdir_flags
-FUSE_FILL_DIR_PLUS = 2  # enum fuse_fill_dir_flags
-# Capabilities of fuse_common.h that libfuse asks for unless told otherwise:
-FUSE_CAP_AUTO_INVAL_DATA = 1 << 12  # the kernel drops pages when a time changes; we drop them ourselves
-FUSE_CAP_READDIRPLUS_AUTO = 1 << 14  # plus only for the first part of a folder: the rest would be asked for one by one
-# A reader that waits for the line holds a thread of libfuse's. There must be one left for `ls`.
-MAX_THREADS = 256
-MAX_IDLE_THREADS = 32  # a thread that is kept costs little, one that is started costs a Python thread state
-
-if LIBFUSE_3:
-    LIBFUSE.fuse_invalidate_path.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-
-
-def interrupted() -> bool:
-    """True when the program whose call this thread serves was killed. To be called on libfuse's own threads."""
-    return bool(LIBFUSE.fuse_interrupted())
+# Names and attributes live until we say otherwise. An hour bounds what a lost notification could cost.
+LONG_TIMEOUT_S = 3600
+# st_blocks moves while a file is being fetched, and nobody says so.
+UNSETTLED_TIMEOUT_S = 5
+# The kernel keeps this much from an answer to getxattr (XATTR_SIZE_MAX).
+_BODY = IN_HEADER.size
 
 
 class Kernel:
     """What we tell the kernel of our own accord. Thread-safe; before `attach` and after the mount it does nothing."""
 
     def __init__(self) -> None:
-        self._fuse: int | None = None
-        self._config: Any = None
+        self._device: Device | None = None
 
-    def attach(self, config: Any) -> None:
-        """Called by libfuse's init; `config` is libfuse's own struct, so that it can be changed later."""
-        self._fuse = LIBFUSE.fuse_get_context().contents.fuse
-        self._config = config
-        if config is not None:
-            config.use_ino = 1
-            config.negative_timeout = 0.0  # a negative entry cannot be dropped by path
-            config.entry_timeout = LONG_TIMEOUT_S
-            self.keep_attributes(True)
+    def attach(self, device: Device) -> None:
+        """The kernel can be spoken to."""
+        self._device = device
 
     def detach(self) -> None:
-        self._fuse = self._config = None
+        """After the mount. Nothing is said any more."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()
 
-    def keep_attributes(self, keep: bool) -> None:
-        """False: the kernel asks for sizes each time, while a path has two identities (see `handles`)."""
-        if self._config is not None:
-            self._config.attr_timeout = ATTRIBUTE_TIMEOUT_S if keep else 0.0
+    def drop(self, path: str, number: int, renamed: bool) -> None:
+        """Drops attributes and pages, or the listing, that the kernel keeps under a number; `renamed`: it has to look
+        the name up again. Never called with a lock held or from an answer: the kernel may wait for reads that are
+        under way."""
+        if self._device is not None:
+            if renamed:
+                self._device.forget_name(inode_of(parent_of(path)), name_bytes(path))
+            self._device.forget_pages(number)
 
-    def drop(self, path: str) -> None:
-        """Drops attributes and pages that the kernel keeps of a path. Never called with a lock held or from a callback
-        on the same path: the kernel may wait for reads that are under way."""
-        if self._fuse is not None and LIBFUSE_3:
-            LIBFUSE.fuse_invalidate_path(self._fuse, os.fsencode(f"/{path}"))
+    def drop_attributes(self, number: int) -> None:
+        """Drops attributes and keeps the pages. Waits for nothing."""
+        if self._device is not None:
+            self._device.forget_attributes(number)
 
 
 class Callbacks:
-    """The object that mfusepy calls: its names, libfuse's arguments. `counts` tells how often each was called."""
-
-    use_ns = True
-    # libfuse then spends no time on paths of open files; both names are libfuse 2's, mfusepy translates them.
-    flag_nopath = 1
-    flag_nullpath_ok = 1
+    """Answers requests; called by the device's threads. `counts` tells how often each operation was asked for."""
 
     def __init__(self, operations: StoreOperations, options: MountOptions, kernel: Kernel, ready: Callable[[], None]):
+        self.counts: Counter[str] = Counter()
         self._operations = operations
-        self._options = options
+        self._owner = (options.uid, options.gid)
         self._kernel = kernel
         self._ready = ready
-        self.counts: Counter[str] = Counter()
-
-    def init_with_config(self, connection: Any, config: Any) -> None:
-        if LIBFUSE_3:
-            connection.want &= ~(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_READDIRPLUS_AUTO)
-        self._kernel.attach(config if LIBFUSE_3 else None)
-        self._ready()
-
-    def destroy(self, path: str) -> None:
-        self._kernel.detach()
-
-    def getattr(self, path: str | None, file: Any = None) -> dict[str, int]:
-        if file:
-            return self.stat(self._operations.handle_attributes(file.fh))
-        return self.stat(self._operations.attributes(str(path)[1:]))
-
-    def readlink(self, path: str) -> str:
-        return self._operations.link_target(path[1:])
-
-    def opendir(self, path: str) -> int:
-        return self._operations.open_folder(path[1:])
-
-    def readdir(self, path: str | None, number: int) -> None:
-        """Never called: `StoreFuse` fills folders itself. Its presence tells mfusepy to register the callback."""
-        raise NotImplementedError
-
-    def releasedir(self, path: str | None, number: int) -> None:
-        self._operations.close_folder(number)
-
-    def open(self, path: str, file: Any) -> None:
-        if file.flags & os.O_ACCMODE != os.O_RDONLY:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-        handle, keep = self._operations.open_file(path[1:])
-        file.fh = handle.number
-        file.direct_io = not handle.paged
-        file.keep_cache = handle.paged and keep and LIBFUSE_3  # what cannot be dropped may not be kept
-        if not handle.paged and self._operations.handles.any_split:
-            self._kernel.keep_attributes(False)
-
-    def read(self, path: str | None, size: int, offset: int, file: Any) -> bytes:
-        return self._operations.read(file.fh, offset, size, interrupted)
-
-    def release(self, path: str | None, file: Any) -> None:
-        self._operations.close_file(file.fh)
-
-    def statfs(self, path: str) -> dict[str, int]:
-        return self._operations.space()
-
-    def listing(self, number: int) -> Listing:
-        return self._operations.listing(number)
-
-    def stat(self, attributes: Attributes) -> dict[str, int]:
-        return {
-            "st_ino": attributes.inode,
-            "st_mode": attributes.mode,
-            # 1 for folders says "not counted": tools then do not conclude from it how many subfolders there are.
-            "st_nlink": 1,
-            "st_uid": self._options.uid,
-            "st_gid": self._options.gid,
-            "st_size": attributes.size,
-            "st_blocks": attributes.blocks,
-            "st_mtime": attributes.mtime_ns,
-            "st_ctime": attributes.mtime_ns,
-            "st_atime": attributes.mtime_ns,
+        self._interrupted: Callable[[int], bool] = lambda unique: False
+        self._operations_of: dict[int, Callable[[int, bytes, int], Answer | None]] = {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.FORGET: self.forget,
+            Opcode.GETATTR: self.getattr,
+            Opcode.READLINK: self.readlink,
+            Opcode.OPEN: self.open,
+            Opcode.READ: self.read,
+            Opcode.STATFS: self.statfs,
+            Opcode.RELEASE: self.release,
+            Opcode.OPENDIR: self.opendir,
+            Opcode.READDIR: self.readdir,
+            Opcode.RELEASEDIR: self.releasedir,
+            Opcode.DESTROY: self.destroy,
+            Opcode.BATCH_FORGET: self.forget,
+            Opcode.READDIRPLUS: self.readdirplus,
         }
+        if options.xattr:  # else the kernel is told ENOSYS once, and asks no more: `ls -l` would ask twice a file
+            self._operations_of |= {Opcode.GETXATTR: self.getxattr, Opcode.LISTXATTR: self.listxattr}
 
+    def serve(self, device: Device) -> None:
+        """Answers until the mount is gone."""
+        self._interrupted = device.interrupted
+        self._kernel.attach(device)
+        self._ready()
+        device.serve(self._answer)
 
-class CallbacksWithXattr(Callbacks):
-    """With `-o xattr`. Without it libfuse finds no such functions and answers ENOSYS, after which the kernel asks no
-    more (`ls -l` would otherwise ask twice a file)."""
-
-    def getxattr(self, path: str, name: str) -> bytes:
+    def _answer(self, opcode: int, number: int, message: bytes, unique: int) -> Answer | None:
+        operation = self._operations_of.get(opcode)
+        if operation is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        name = operation.__name__
+        self.counts[name] += 1
         try:
-            return self._operations.extended_attributes(path[1:])[name]
-        except KeyError:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), path) from None
-
-    def listxattr(self, path: str) -> list[str]:
-        return list(self._operations.extended_attributes(path[1:]))
-
-
-class StoreFuse(mfusepy.FUSE):  # type: ignore[misc]
-    """mfusepy's adapter, with readdirplus and with one wrapper around every operation that counts, logs and maps."""
-
-    def _wrapper(self, function: Callable[..., int], *args: Any) -> int:
-        name = function.__name__
-        self.operations.counts[name] += 1
-        try:
-            return function(*args) or 0
+            return operation(number, message, unique)
         except (OSError, RunicornFSError) as error:
-            number = errno_of(error)
-            if number not in (errno.ENOENT, errno.ENODATA):
+            status = errno_of(error)
+            if status not in (errno.ENOENT, errno.ENODATA):
                 log.debug("%s: %s", name, error)
-            return -number
         except Exception:
             log.exception("%s failed unexpectedly", name)
-            return -errno.EIO
+            status = errno.EIO
+        raise OSError(status, os.strerror(status))
 
-    def readdir_fuse_3(self, path: bytes | None, buffer: Any, fill: Any, offset: int, file: Any, flags: int) -> int:
-        """Each entry with its own offset: only then the kernel takes its attributes, and can go on in between."""
-        plus = FUSE_FILL_DIR_PLUS if flags & FUSE_READDIR_PLUS else 0
-        return self._fill(buffer, fill, offset, file, plus)
+    def lookup(self, number: int, message: bytes, unique: int) -> bytes:
+        entry = self._operations.lookup(number, os.fsdecode(message[_BODY : message.index(0, _BODY)]))
+        return self._entry(entry)
 
-    def readdir_fuse_2(self, path: bytes | None, buffer: Any, fill: Any, offset: int, file: Any) -> int:
-        return self._fill(buffer, fill, offset, file)
+    def forget(self, number: int, message: bytes, unique: int) -> None:
+        """Numbers are made of paths: nothing was kept."""
 
-    def _fill(self, buffer: Any, fill: Any, offset: int, file: Any, *flags: int) -> int:
-        """From `offset` until the kernel's buffer is full.
+    def getattr(self, number: int, message: bytes, unique: int) -> bytes:
+        flags, _, handle = protocol.GETATTR_IN.unpack_from(message, _BODY)
+        if flags & protocol.GETATTR_FH:
+            entry = self._operations.handle_attributes(handle)
+        else:
+            entry = self._operations.attributes(number)
+        return protocol.ATTR_OUT.pack(_timeout(entry), 0, 0) + protocol.attributes(entry.attributes, *self._owner)
 
-        It holds some 30 entries, and a folder of many is asked for in many calls: no more than those are converted.
-        """
-        listing = self.operations.listing(file.contents.fh)
-        for position in range(offset, len(listing)):
-            name, attributes = listing[position]
-            status = mfusepy.c_stat()
-            mfusepy.set_st_attrs(status, self.operations.stat(attributes), use_ns=True)
-            if fill(buffer, os.fsencode(name), status, position + 1, *flags):
+    def readlink(self, number: int, message: bytes, unique: int) -> bytes:
+        return os.fsencode(self._operations.link_target(number))
+
+    def open(self, number: int, message: bytes, unique: int) -> bytes:
+        flags, _ = protocol.OPEN_IN.unpack_from(message, _BODY)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        handle, keep = self._operations.open_file(number)
+        how = Open.KEEP_CACHE if keep else Open(0)
+        if not handle.paged:
+            how = Open.DIRECT_IO
+        elif handle.partial:
+            self._kernel.drop_attributes(number)  # st_blocks is about to move
+        return protocol.OPEN_OUT.pack(handle.handle, how, 0)
+
+    def read(self, number: int, message: bytes, unique: int) -> bytes:
+        handle, offset, size = protocol.READ_IN.unpack_from(message, _BODY)
+        return self._operations.read(handle, offset, size, functools.partial(self._interrupted, unique))
+
+    def release(self, number: int, message: bytes, unique: int) -> bytes:
+        (handle,) = protocol.RELEASE_IN.unpack_from(message, _BODY)
+        if self._operations.close_file(handle).partial:
+            self._kernel.drop_attributes(number)
+        return b""
+
+    def opendir(self, number: int, message: bytes, unique: int) -> bytes:
+        handle, keep = self._operations.open_folder(number)
+        return protocol.OPEN_OUT.pack(handle, Open.CACHE_DIR | Open.KEEP_CACHE if keep else Open.CACHE_DIR, 0)
+
+    def readdir(self, number: int, message: bytes, unique: int) -> bytes:
+        return self._listing(number, message, self._name)
+
+    def readdirplus(self, number: int, message: bytes, unique: int) -> bytes:
+        return self._listing(number, message, self._name_and_entry)
+
+    def releasedir(self, number: int, message: bytes, unique: int) -> bytes:
+        self._operations.close_folder(*protocol.RELEASE_IN.unpack_from(message, _BODY))
+        return b""
+
+    def statfs(self, number: int, message: bytes, unique: int) -> bytes:
+        return protocol.STATFS_OUT.pack(*self._operations.space())
+
+    def getxattr(self, number: int, message: bytes, unique: int) -> bytes:
+        size, _ = protocol.GETXATTR_IN.unpack_from(message, _BODY)
+        start = _BODY + protocol.GETXATTR_IN.size
+        name = os.fsdecode(message[start : message.index(0, start)])
+        try:
+            return _sized(size, self._operations.extended_attributes(number)[name])
+        except KeyError:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name) from None
+
+    def listxattr(self, number: int, message: bytes, unique: int) -> bytes:
+        size, _ = protocol.GETXATTR_IN.unpack_from(message, _BODY)
+        names = self._operations.extended_attributes(number)
+        return _sized(size, b"".join(name.encode() + b"\0" for name in names))
+
+    def destroy(self, number: int, message: bytes, unique: int) -> bytes:
+        return b""
+
+    def _listing(self, number: int, message: bytes, packed: Callable[[bytes, Entry, int], bytes]) -> bytes:
+        """As much of a folder as the kernel has room for."""
+        handle, offset, size = protocol.READ_IN.unpack_from(message, _BODY)
+        entries = []
+        for name, entry in self._operations.read_folder(number, handle, offset):
+            offset += 1
+            data = packed(name, entry, offset)
+            size -= len(data)
+            if size < 0:
                 break
-        return 0
+            entries.append(data)
+        return b"".join(entries)
+
+    def _name(self, name: bytes, entry: Entry, following: int) -> bytes:
+        return protocol.folder_entry(name, entry.attributes.inode, entry.attributes.mode, following)
+
+    def _name_and_entry(self, name: bytes, entry: Entry, following: int) -> bytes:
+        return self._entry(entry) + self._name(name, entry, following)
+
+    def _entry(self, entry: Entry) -> bytes:
+        head = protocol.ENTRY_OUT.pack(entry.number, 0, LONG_TIMEOUT_S, _timeout(entry), 0, 0)
+        return head + protocol.attributes(entry.attributes, *self._owner)
+
+
+def _timeout(entry: Entry) -> int:
+    return LONG_TIMEOUT_S if entry.settled else UNSETTLED_TIMEOUT_S
+
+
+def _sized(size: int, value: bytes) -> bytes:
+    """What getxattr and listxattr answer to who has this much room, 0 to hear how much is needed."""
+    if not size:
+        return protocol.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value
 
 
 def run(callbacks: Callbacks, mountpoint: str, source: str, options: MountOptions) -> None:
-    """Mounts and serves until the mount is gone. Raises MountUnavailable when libfuse refuses."""
-    arguments: dict[str, Any] = dict.fromkeys(options.kernel, True)
-    if not LIBFUSE_3:
-        arguments |= {"attr_timeout": SHORT_TIMEOUT_S, "entry_timeout": SHORT_TIMEOUT_S, "use_ino": True}
-    elif mfusepy.fuse_version_minor >= 12:  # the options came with 3.12
-        arguments |= {"max_threads": MAX_THREADS, "max_idle_threads": MAX_IDLE_THREADS}
-    try:
-        StoreFuse(
-            callbacks,
-            mountpoint,
-            raw_fi=True,
-            foreground=True,
-            fsname=source.replace("\\", "\\\\").replace(",", "\\,"),
-            subtype="runicornfs",
-            ro=True,
-            allow_other=options.allow_other,
-            default_permissions=True,  # the kernel keeps to uid, gid and umask: with allow_other nobody else does
-            **arguments,
-        )
-    except RuntimeError as error:
-        raise MountUnavailable(f"libfuse could not mount on {mountpoint} (status {error})") from None
+    """Mounts and serves until the mount is gone. Raises MountUnavailable."""
+    named = source.replace("\\", "\\\\").replace(",", "\\,")
+    arguments = ["ro", f"fsname={named}", "subtype=runicornfs", *options.kernel]
+    # The kernel keeps to uid, gid and umask: with allow_other nobody else does.
+    arguments += ["default_permissions", *(["allow_other"] if options.allow_other else [])]
+    callbacks.serve(Device(device.mount(mountpoint, arguments)))

@@ -1,21 +1,23 @@
-"""What programs have open in the mount, and which of the kernel's pages belong to whom.
+"""What programs have open in the mount, and by which number the kernel knows each path.
 
-The kernel keeps pages and size per path, not per open file. When a path gets another identity (a version number that
-came back with other bytes) while a program holds the old one open through the page cache, the path is *split*: the old
-handle goes on through the page cache with its own bytes, every new open bypasses the cache, and sizes are asked for
-each time. It ends when the last old handle is closed and the pages it left were dropped.
+The kernel keeps pages, size and open files per number, not per open file. A path's number is that of its inode, until
+a program has the path open through the kernel's pages while it gets another identity (a version number that came back
+with other bytes): the path gets another number then, and who opens it finds an inode of its own. So the old one keeps
+its bytes and its pages, and nobody has to know of the other.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from runicornfs.catalog.nodes import Node
 from runicornfs.content.contents import Interruption
+
+# Inode numbers have 63 bits: those with the highest one set are free.
+FIRST_NEW_NUMBER = 1 << 63
 
 
 class Reader(Protocol):
@@ -43,88 +45,88 @@ class DocumentReader:
 class Handle:
     """One open file: the node as it was when it was opened, and how the kernel treats it."""
 
-    number: int
+    handle: int
+    number: int  # the kernel's, of the inode that it belongs to
     node: Node
     reader: Reader
     paged: bool  # reads go through the kernel's page cache
+    partial: bool  # something of it was not on this machine when it was opened
 
 
 class HandleTable:
-    """Thread-safe. `_lock` protects `_by_path` and `_split`; `_by_number` is only changed an entry at a time.
+    """Thread-safe. `_lock` protects `_by_inode`, `_numbers` and `_inodes`, which are also looked into without it;
+    `_by_handle` is only changed an entry at a time."""
 
-    `dropping(path)` is called, outside the lock, when the kernel's pages of a path must be dropped; whoever drops them
-    calls `dropped` afterwards.
-    """
-
-    def __init__(self, dropping: Callable[[str], None]) -> None:
-        self._dropping = dropping
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
-        self._by_number: dict[int, Handle] = {}
-        self._by_path: dict[str, list[Handle]] = {}
-        self._split: set[str] = set()
+        self._handles = itertools.count(1)
+        self._new_numbers = itertools.count(FIRST_NEW_NUMBER)
+        self._by_handle: dict[int, Handle] = {}
+        self._by_inode: dict[int, list[Handle]] = {}
+        self._numbers: dict[int, int] = {}  # of inodes that have another one than their own
+        self._inodes: dict[int, int] = {}  # the other way round
 
     def __len__(self) -> int:
-        return len(self._by_number)
+        return len(self._by_handle)
 
-    def get(self, number: int) -> Handle:
-        return self._by_number[number]
+    def get(self, handle: int) -> Handle:
+        return self._by_handle[handle]
 
-    def add(self, node: Node, reader: Reader, pageable: bool) -> Handle:
-        """Enters an open file; it is `paged` unless it may not be or its path is split."""
+    def number_of(self, inode: int, digest: bytes | None) -> int:
+        """By which number the kernel is to know the node with this inode and this identity (None: without a digest)."""
+        if inode not in self._by_inode:
+            return self._numbers.get(inode, inode)
         with self._lock:
-            handles = self._by_path.setdefault(node.path, [])
-            if any(other.paged and other.node.digest != node.digest for other in handles):
-                self._split.add(node.path)
-            handle = Handle(next(self._numbers), node, reader, pageable and node.path not in self._split)
-            handles.append(handle)
-        self._by_number[handle.number] = handle
+            number = self._numbers.get(inode, inode)
+            others = (other for other in self._by_inode.get(inode, ()) if other.number == number and other.paged)
+            if any(other.node.digest != digest for other in others):
+                number = next(self._new_numbers)
+                self._numbers[inode] = number
+                self._inodes[number] = inode
+            return number
+
+    def inode_of(self, number: int) -> int:
+        """The inode whose number this is, or was."""
+        return self._inodes.get(number, number)
+
+    def open_under(self, number: int) -> Handle | None:
+        """Some open file of this number."""
+        with self._lock:
+            handles = self._by_inode.get(self.inode_of(number), ())
+            return next((handle for handle in handles if handle.number == number), None)
+
+    def add(self, number: int, node: Node, reader: Reader, paged: bool, partial: bool = False) -> Handle:
+        """Enters an open file."""
+        handle = Handle(next(self._handles), number, node, reader, paged, partial)
+        with self._lock:
+            self._by_inode.setdefault(node.inode, []).append(handle)
+        self._by_handle[handle.handle] = handle
         return handle
 
-    def remove(self, number: int) -> None:
-        handle = self._by_number.pop(number)
-        path = handle.node.path
+    def remove(self, number: int) -> Handle:
+        """Closes an open file."""
+        handle = self._by_handle.pop(number)
         with self._lock:
-            handles = self._by_path[path]
+            handles = self._by_inode[handle.node.inode]
             handles.remove(handle)
             if not handles:
-                del self._by_path[path]
-            mended = path in self._split and not any(other.paged for other in handles)
+                del self._by_inode[handle.node.inode]
         handle.reader.close()
-        if mended:
-            self._dropping(path)
-
-    def replaced(self, path: str, digest: bytes | None) -> None:
-        """The path now has this identity (None: none with a digest): split it if an older one is open."""
-        with self._lock:
-            if any(other.paged and other.node.digest != digest for other in self._by_path.get(path, ())):
-                self._split.add(path)
-
-    def dropped(self, path: str) -> None:
-        """The kernel's pages of `path` are gone: where no old handle is left, the path is whole again."""
-        with self._lock:
-            if not any(other.paged for other in self._by_path.get(path, ())):
-                self._split.discard(path)
-
-    @property
-    def any_split(self) -> bool:
-        with self._lock:
-            return bool(self._split)
+        return handle
 
     def open_paths(self) -> list[str]:
         """Paths that a program has open now."""
         with self._lock:
-            return list(self._by_path)
+            return [handles[0].node.path for handles in self._by_inode.values()]
 
-    def readers(self, path: str) -> list[Reader]:
+    def readers(self, inode: int) -> list[Reader]:
         """Those of everybody who has this path open now."""
         with self._lock:
-            return [handle.reader for handle in self._by_path.get(path, ())]
+            return [handle.reader for handle in self._by_inode.get(inode, ())]
 
     def close_all(self) -> None:
         """At the end of the mount, when no operation runs any more."""
-        for number in list(self._by_number):
-            self._by_number.pop(number).reader.close()
+        for handle in list(self._by_handle):
+            self._by_handle.pop(handle).reader.close()
         with self._lock:
-            self._by_path.clear()
-            self._split.clear()
+            self._by_inode.clear()

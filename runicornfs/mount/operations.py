@@ -1,4 +1,4 @@
-"""The file system's operations, without libfuse: what a path is, what a folder holds, what a read returns.
+"""The file system's operations, without the kernel: what a path is, what a folder holds, what a read returns.
 
 Answers come from the catalog; only reads of contents may reach the server. Raises our own errors and OSError, which
 `runicornfs.mount.fuse` turns into errnos. Thread-safe: the catalog, the contents and the handle table are, and
@@ -8,42 +8,41 @@ Answers come from the catalog; only reads of contents may reach the server. Rais
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from runicornfs.catalog.catalog import Catalog
-from runicornfs.catalog.nodes import Kind, Node
-from runicornfs.content.contents import REMOTE, Contents, Interruption
+from runicornfs.catalog.catalog import Catalog, Row
+from runicornfs.catalog.nodes import ROOT_INODE, Kind, Node, inode_of
+from runicornfs.content.contents import CACHED, PARTIAL, REMOTE, Contents, Interruption
 from runicornfs.content.identity import identity_of
 from runicornfs.errors import NotFound
+from runicornfs.mount.folders import KeptListings, Listing, OpenFolders
 from runicornfs.mount.growing import GrowingReader
 from runicornfs.mount.handles import DocumentReader, Handle, HandleTable, Reader
 from runicornfs.mount.options import MountOptions
+from runicornfs.mount.protocol import Attributes
 
 # st_blocks counts in these, whatever st_blksize says (stat(2)).
 STAT_BLOCK = 512
 # The unit of statfs. Nothing depends on it; 4 KiB is what people expect of df.
 STATFS_BLOCK = 4096
+NAME_MAX = 255
 TYPES = {Kind.DIRECTORY: stat.S_IFDIR | 0o555, Kind.SYMLINK: stat.S_IFLNK | 0o777}
 REMOTE_KINDS = (Kind.CONTENT, Kind.PLAIN)
+# What programs have open or look at by name; of others the path is read from the catalog. Some 200 bytes each.
+REMEMBERED_PATHS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What stat(2) tells of a node. Times in nanoseconds since 1970, `blocks` of 512 bytes on this machine."""
+class Entry(NamedTuple):
+    """What the kernel is told of a path. `settled`: the attributes stay, until it is told of a change."""
 
-    inode: int
-    mode: int
-    size: int
-    blocks: int
-    mtime_ns: int
-
-
-Listing = list[tuple[str, Attributes]]
+    number: int
+    attributes: Attributes
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,99 +51,130 @@ class Shown:
 
     catalog: Catalog
     contents: Contents
+    kept: KeptListings
 
 
 class StoreOperations:
-    """One mount. `dropping(path)` is called when the kernel's pages of a path have to be dropped."""
+    """One mount. `numbers` are those by which the kernel knows what it has seen: see `handles`."""
 
-    def __init__(
-        self, catalog: Catalog, contents: Contents, options: MountOptions, dropping: Callable[[str], None]
-    ) -> None:
-        self._shown = Shown(catalog, contents)
-        self._options = options
+    def __init__(self, catalog: Catalog, contents: Contents, options: MountOptions) -> None:
+        self._shown = Shown(catalog, contents, KeptListings(catalog.generation))
+        self._modes = _modes(options.umask)
         # The generation of the shown catalog up to which the kernel has dropped what changed; None: of no one yet.
         self._announced: int | None = catalog.generation
         # The contents that did not have their sha256, and of which the kernel has dropped the pages.
         self._forgotten = contents.mismatches()
-        self._listings: dict[int, Listing] = {}
-        self._listing_numbers = itertools.count(1)
         self._following = threading.Lock()
-        self.handles = HandleTable(dropping)
+        self._paths: dict[int, str] = {ROOT_INODE: ""}  # some of those that were asked for: only a help for memory
+        self.folders = OpenFolders()
+        self.handles = HandleTable()
 
-    def attributes(self, path: str) -> Attributes:
+    def lookup(self, folder: int, name: str) -> Entry:
+        above = self._path(folder)
+        return self._entry(f"{above}/{name}" if above else name)
+
+    def attributes(self, number: int) -> Entry:
+        """Of a node; of what is open under a number that its path has no more, as it was opened or has grown since."""
+        path = self._path(number)
         shown = self._shown
-        node = _node(shown, path)
-        return self._attributes(node, _cached(shown, [node]))
+        node = shown.catalog.lookup(path)
+        if node is None or self.handles.number_of(node.inode, node.digest) != number:
+            handle = self.handles.open_under(number)
+            if handle is None:
+                raise _gone(path) if node is None else _stale(path)
+            node = handle.reader.node if isinstance(handle.reader, GrowingReader) else handle.node
+        return self._described(shown, node, number)
 
-    def handle_attributes(self, number: int) -> Attributes:
+    def handle_attributes(self, handle: int) -> Entry:
         """Of an open file: as it was when it was opened, or has grown since."""
-        handle = self.handles.get(number)
-        node = handle.reader.node if isinstance(handle.reader, GrowingReader) else handle.node
-        return self._attributes(node, _cached(self._shown, [node]))
+        opened = self.handles.get(handle)
+        node = opened.reader.node if isinstance(opened.reader, GrowingReader) else opened.node
+        return self._described(self._shown, node, opened.number)
 
-    def open_folder(self, path: str) -> int:
-        """Takes the listing of a folder once, so that one reader of it never sees a mix of two syncs."""
+    def open_folder(self, number: int) -> tuple[int, bool]:
+        """A handle, and whether the kernel may use the listing that it has."""
         shown = self._shown
-        node = _node(shown, path)
-        if node.kind is not Kind.DIRECTORY:
+        path = self._path(number)
+        if _node(shown, path).kind is not Kind.DIRECTORY:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        children = shown.catalog.children(path)
-        cached = _cached(shown, (child for _, child in children))
-        listing = [(name, self._attributes(child, cached)) for name, child in children]
-        here = self._attributes(node, cached)
-        number = next(self._listing_numbers)
-        self._listings[number] = [(".", here), ("..", here), *listing]
-        return number
+        return self.folders.add(), shown.kept.usable(number, shown.contents.moves())
 
-    def listing(self, number: int) -> Listing:
-        return self._listings[number]
+    def read_folder(self, number: int, handle: int, offset: int) -> Iterator[tuple[bytes, Entry]]:
+        """Names and entries from an offset on; at 0 and 1 stand the folder itself and the one above, by the same entry.
 
-    def close_folder(self, number: int) -> None:
-        del self._listings[number]
+        From its beginning a folder is read anew; what follows is of the same snapshot.
+        """
+        listing = self.folders.get(handle)
+        if listing is None or not offset:
+            listing = self._listing(number)
+            self.folders.put(handle, listing)
+        if offset < 2:
+            here = Entry(0, self._attributes(listing.inode, Kind.DIRECTORY, 0, 0, listing.mtime_ns), True)
+            yield from ((b".", here), (b"..", here))[offset:]
+        number_of, shares = self.handles.number_of, listing.shares
+        for name, inode, kind, size, mtime_ns, digest in listing.rows[max(0, offset - 2) :]:
+            local, state = size, CACHED
+            if kind in REMOTE_KINDS:
+                key = digest.hex() if digest else _plain_key(listing.path, (name, inode, kind, size, mtime_ns, digest))
+                local, state = shares.get(key, (0, REMOTE))
+            attributes = self._attributes(inode, kind, size, min(local, size), mtime_ns)
+            yield name, Entry(number_of(inode, digest), attributes, state != PARTIAL)
 
-    def link_target(self, path: str) -> str:
+    def close_folder(self, handle: int) -> None:
+        self.folders.remove(handle)
+
+    def link_target(self, number: int) -> str:
+        path = self._path(number)
         target = _node(self._shown, path).target
         if target is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         return target
 
-    def open_file(self, path: str) -> tuple[Handle, bool]:
-        """The handle, and whether the pages that the kernel kept of this path may be used for it."""
+    def open_file(self, number: int) -> tuple[Handle, bool]:
+        """The handle, and whether the pages that the kernel kept under this number may be used for it."""
         shown = self._shown
+        path = self._path(number)
         node, reader = _open(shown, path)
-        # Read after the node: once a newer snapshot can be seen, its generation can be, too.
-        keep = shown.catalog.generation == self._announced and shown is self._shown
-        # Likewise: once a reader has heard that the bytes were wrong, the content has been counted.
-        keep = keep and shown.contents.mismatches() == self._forgotten
-        handle = self.handles.add(node, reader, pageable=node.kind is Kind.CONTENT)
+        try:
+            if self.handles.number_of(node.inode, node.digest) != number:
+                raise _stale(path)  # then the kernel looks the name up and comes with the new number
+            # Read after the node: once a newer snapshot can be seen, its generation can be, too.
+            keep = shown.catalog.generation == self._announced and shown is self._shown
+            # Likewise: once a reader has heard that the bytes were wrong, the content has been counted.
+            keep = keep and shown.contents.mismatches() == self._forgotten
+            paged = node.kind is Kind.CONTENT
+            partial = paged and getattr(reader, "state", CACHED) in (REMOTE, PARTIAL)
+            handle = self.handles.add(number, node, reader, paged, partial)
+        except BaseException:
+            reader.close()
+            raise
         self._follow(shown, node.path, [reader])  # a sync that ended before it was added has not told it
         return handle, keep
 
-    def read(self, number: int, offset: int, size: int, interrupted: Interruption) -> bytes:
-        return self.handles.get(number).reader.read(offset, size, interrupted)
+    def read(self, handle: int, offset: int, size: int, interrupted: Interruption) -> bytes:
+        return self.handles.get(handle).reader.read(offset, size, interrupted)
 
-    def close_file(self, number: int) -> None:
-        self.handles.remove(number)
+    def close_file(self, handle: int) -> Handle:
+        return self.handles.remove(handle)
 
-    def space(self) -> dict[str, int]:
-        """For statfs: the store's size, all of it used, and as available the room left in the cache."""
+    def space(self) -> tuple[int, ...]:
+        """For statfs, in its order: the store's size, all of it used, and as available the room left in the cache."""
         shown = self._shown
-        totals = shown.catalog.totals()
-        return {
-            "f_bsize": STATFS_BLOCK,
-            "f_frsize": STATFS_BLOCK,
-            "f_blocks": -(-totals.bytes // STATFS_BLOCK),
-            "f_bfree": 0,  # df takes what is used from this one, and what is available from the next
-            "f_bavail": shown.contents.free_bytes() // STATFS_BLOCK,
-            "f_files": 0,  # as file systems say that do not count them: monitors would warn that none is left
-            "f_ffree": 0,
-            "f_favail": 0,
-            "f_namemax": 255,
-        }
+        return (
+            -(-shown.catalog.totals().bytes // STATFS_BLOCK),  # blocks
+            0,  # free: df takes what is used from this one, and what is available from the next
+            shown.contents.free_bytes() // STATFS_BLOCK,  # available
+            *(0, 0),  # files, free files: as file systems say that do not count them; monitors would warn else
+            STATFS_BLOCK,
+            NAME_MAX,
+            STATFS_BLOCK,  # the unit of the first three
+            0,
+        )
 
-    def extended_attributes(self, path: str) -> dict[str, bytes]:
+    def extended_attributes(self, number: int) -> dict[str, bytes]:
         """`user.runicorn.*` of a node: what the cache has of it, and to which artifact and version it belongs."""
         shown = self._shown
+        path = self._path(number)
         node = _node(shown, path)
         found: dict[str, str] = {}
         if node.kind in REMOTE_KINDS:
@@ -164,21 +194,25 @@ class StoreOperations:
         """Another store from now on; `announced` says when the kernel has dropped what it knew of the one before."""
         self._announced = None
         self._forgotten = contents.mismatches()
-        self._shown = Shown(catalog, contents)
-        self.announce(self.handles.open_paths())
+        self._shown = Shown(catalog, contents, KeptListings(catalog.generation))
+        self._tell(self.handles.open_paths())
 
     def shows(self, catalog: Catalog) -> bool:
         return self._shown.catalog is catalog
 
-    def announce(self, changed: Iterable[str]) -> None:
-        """These paths may show something else: splits those whose old identity is open, and tells open files that they
-        grew. Before the kernel's entries are dropped."""
-        shown = self._shown
-        still_open = set(self.handles.open_paths())
-        for path in still_open.intersection(changed):
-            node = shown.catalog.lookup(path)
-            self.handles.replaced(path, None if node is None else node.digest)
-            self._follow(shown, path, self.handles.readers(path))
+    def announce(self, changed: Iterable[str], generation: int) -> None:
+        """These paths show something else in a new snapshot of the catalog. Before the kernel drops what it knows."""
+        changed = set(changed)
+        self._shown.kept.changed(generation, map(inode_of, changed))
+        self._tell(changed.intersection(self.handles.open_paths()))
+
+    def number_of(self, path: str) -> tuple[int, bool]:
+        """By which number the kernel is to know this path from now on, and whether it has to look the name up for it:
+        nothing stands there any more, or something that got a number of its own."""
+        inode = inode_of(path)
+        node = self._shown.catalog.lookup(path)
+        number = self.handles.number_of(inode, None if node is None else node.digest)
+        return number, node is None or number != inode
 
     def announced(self, catalog: Catalog, generation: int) -> None:
         """The kernel has dropped everything that changed up to this generation of the catalog."""
@@ -194,6 +228,12 @@ class StoreOperations:
         """Gives back what programs still had open when the mount ended."""
         self.handles.close_all()
 
+    def _tell(self, paths: Iterable[str]) -> None:
+        """Tells the open files of these paths what stands there now."""
+        shown = self._shown
+        for path in paths:
+            self._follow(shown, path, self.handles.readers(inode_of(path)))
+
     def _follow(self, shown: Shown, path: str, readers: Iterable[Reader]) -> None:
         """Tells open files of this store what their path shows now."""
         growing = [reader for reader in readers if isinstance(reader, GrowingReader)]
@@ -204,21 +244,80 @@ class StoreOperations:
                 for reader in growing:
                     reader.follow(node)
 
-    def _attributes(self, node: Node, cached: dict[str, tuple[int, str]]) -> Attributes:
-        mode = TYPES.get(node.kind, stat.S_IFREG | 0o444)
-        if node.kind is not Kind.SYMLINK:
-            mode &= ~self._options.umask
-        local = node.size
+    def _path(self, number: int) -> str:
+        path = self._paths.get(number)
+        if path is None:
+            path = self._shown.catalog.path_of(self.handles.inode_of(number))
+            if path is None:
+                handle = self.handles.open_under(number)
+                if handle is None:
+                    raise _gone(str(number))
+                path = handle.node.path
+            self._remember(number, path)
+        return path
+
+    def _remember(self, number: int, path: str) -> None:
+        if len(self._paths) >= REMEMBERED_PATHS:
+            self._paths = {ROOT_INODE: ""}
+        self._paths[number] = path
+
+    def _entry(self, path: str) -> Entry:
+        shown = self._shown
+        node = _node(shown, path)
+        number = self.handles.number_of(node.inode, node.digest)
+        self._remember(number, path)
+        return self._described(shown, node, number)
+
+    def _described(self, shown: Shown, node: Node, number: int) -> Entry:
+        local, state = node.size, CACHED
         if node.kind in REMOTE_KINDS:
-            here, _ = cached.get(identity_of(node).key, (0, REMOTE))
-            local = min(here, node.size)
-        return Attributes(node.inode, mode, node.size, -(-local // STAT_BLOCK), node.mtime_ns)
+            key = identity_of(node).key
+            local, state = shown.contents.cached_bytes([key]).get(key, (0, REMOTE))
+        attributes = self._attributes(node.inode, node.kind, node.size, min(local, node.size), node.mtime_ns)
+        return Entry(number, attributes, state != PARTIAL)
+
+    def _attributes(self, inode: int, kind: int, size: int, local: int, mtime_ns: int) -> Attributes:
+        return Attributes(inode, self._modes[kind], size, -(-local // STAT_BLOCK), mtime_ns)
+
+    def _listing(self, number: int) -> Listing:
+        shown = self._shown
+        path = self._path(number)
+        generation, moves = shown.catalog.generation, shown.contents.moves()  # before what they are about
+        node = _node(shown, path)
+        rows = shown.catalog.listing(path)
+        keys = [digest.hex() for _, _, _, _, _, digest in rows if digest]
+        keys += [_plain_key(path, row) for row in rows if row[2] == Kind.PLAIN]
+        shares = shown.contents.cached_bytes(keys) if keys else {}
+        if number == node.inode:
+            shown.kept.taken(number, generation, moves)
+        return Listing(path, node.inode, node.mtime_ns, rows, shares)
+
+
+def _modes(umask: int) -> dict[int, int]:
+    """By the kind of a node, what stat(2) says of its type and permissions."""
+    modes = {kind: (TYPES.get(kind, stat.S_IFREG | 0o444)) & ~umask for kind in Kind}
+    return {int(kind): mode for kind, mode in (modes | {Kind.SYMLINK: TYPES[Kind.SYMLINK]}).items()}
+
+
+def _plain_key(folder: str, row: Row) -> str:
+    """The key of a file without a digest."""
+    name, inode, kind, size, mtime_ns, _ = row
+    path = os.fsdecode(name)
+    return identity_of(Node(f"{folder}/{path}" if folder else path, inode, Kind(kind), size, mtime_ns)).key
+
+
+def _gone(path: str) -> OSError:
+    return OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _stale(path: str) -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
 
 
 def _node(shown: Shown, path: str) -> Node:
     node = shown.catalog.lookup(path)
     if node is None:
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        raise _gone(path)
     return node
 
 
@@ -235,8 +334,3 @@ def _open(shown: Shown, path: str) -> tuple[Node, Reader]:
             return node, DocumentReader(shown.catalog.document(node.document))
         except NotFound:
             continue  # a sync replaced it between the two questions: the node names the new one now
-
-
-def _cached(shown: Shown, nodes: Iterable[Node]) -> dict[str, tuple[int, str]]:
-    keys = [identity_of(node).key for node in nodes if node.kind in REMOTE_KINDS]
-    return shown.contents.cached_bytes(keys) if keys else {}

@@ -18,6 +18,7 @@ from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes
 from runicornfs.content.contents import Contents
 from runicornfs.errors import InvalidInput, MountUnavailable, Refused
+from runicornfs.mount import fuse
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.operations import StoreOperations
 from runicornfs.mount.options import MountOptions
@@ -34,8 +35,6 @@ class Mount:
 
     def __init__(self, catalog: Catalog, contents: Contents, source: str, where: Path, options: MountOptions) -> None:
         mountpoints.check_fuse(options.allow_other)
-        from runicornfs.mount import fuse  # loads libfuse: only where a mount is made
-
         self.mountpoint = mountpoints.prepare(where)
         self.ended = threading.Event()
         self._source = source
@@ -44,11 +43,9 @@ class Mount:
         self._ready = threading.Event()
         self._error: Exception | None = None
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._operations = StoreOperations(catalog, contents, options, self._drop_later)
-        self._fuse = fuse
+        self._operations = StoreOperations(catalog, contents, options)
         self._kernel = fuse.Kernel()
-        kind = fuse.CallbacksWithXattr if options.xattr else fuse.Callbacks
-        self.callbacks = kind(self._operations, options, self._kernel, self._ready.set)
+        self.callbacks = fuse.Callbacks(self._operations, options, self._kernel, self._ready.set)
         self._server = threading.Thread(target=self._serve, name="fuse", daemon=True)
         self._notifier = threading.Thread(target=self._notify, name="fuse-notifier", daemon=True)
 
@@ -59,12 +56,12 @@ class Mount:
         answered = self._ready.wait(READY_TIMEOUT_S)
         if self.ended.is_set() or not answered:
             self._queue.put(END)
-            raise self._error or MountUnavailable(f"libfuse gave up mounting on {self.mountpoint}")
+            raise self._error or MountUnavailable(f"the kernel does not answer for {self.mountpoint}")
 
     def changed(self, catalog: Catalog, changes: Changes) -> None:
         """The catalog has a new snapshot: the kernel forgets what it knew of the paths that changed."""
         if self._operations.shows(catalog):
-            self._operations.announce(changes.changed_paths)
+            self._operations.announce(changes.changed_paths, changes.generation)
             self._drop(changes.changed_paths, lambda: self._operations.announced(catalog, changes.generation))
 
     def show(self, catalog: Catalog, contents: Contents) -> None:
@@ -78,17 +75,13 @@ class Mount:
     def forget(self, contents: Contents, paths: list[str]) -> None:
         """A content did not have its sha256, and stands at these paths: the kernel forgets its pages. To be called once
         for each."""
-        self._operations.announce(paths)
         self._drop(paths, lambda: self._operations.forgotten(contents))
 
     def _drop(self, paths: Iterable[str], done: Callable[[], None]) -> None:
         def drop() -> None:
-            self._follow_split()
             for path in paths:
-                self._kernel.drop(path)
-                self._operations.handles.dropped(path)
+                self._kernel.drop(path, *self._operations.number_of(path))
             done()
-            self._follow_split()
 
         self._queue.put(drop)
 
@@ -99,6 +92,7 @@ class Mount:
         self._queue.put(END)
         self._notifier.join()
         if self.ended.is_set():
+            self._kernel.detach()
             self._operations.close()
 
     def _unmount(self) -> None:
@@ -115,20 +109,9 @@ class Mount:
         else:
             self.ended.wait(READY_TIMEOUT_S)
 
-    def _drop_later(self, path: str) -> None:
-        def drop() -> None:
-            self._kernel.drop(path)
-            self._operations.handles.dropped(path)
-            self._follow_split()
-
-        self._queue.put(drop)
-
-    def _follow_split(self) -> None:
-        self._kernel.keep_attributes(not self._operations.handles.any_split)
-
     def _serve(self) -> None:
         try:
-            self._fuse.run(self.callbacks, str(self.mountpoint), self._source, self._options)
+            fuse.run(self.callbacks, str(self.mountpoint), self._source, self._options)
         except Exception as error:  # handed to the thread that waits in start()
             self._error = error
         finally:

@@ -1,45 +1,84 @@
-"""The adapter to libfuse, without a kernel."""
+"""Requests of the kernel, without a kernel."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import errno
+import os
+import struct
+from collections.abc import Iterator
 
-from runicornfs.mount.fuse import StoreFuse
-from runicornfs.mount.operations import Attributes, Listing
+import pytest
+
+from runicornfs.mount import protocol
+from runicornfs.mount.fuse import Callbacks, Kernel
+from runicornfs.mount.operations import Entry
+from runicornfs.mount.options import MountOptions
+from runicornfs.mount.protocol import Attributes, Opcode
+
+PLUS = struct.calcsize("=QQQQII") + protocol.ATTRIBUTES.size
 
 
 class Folder:
-    """An open folder of many entries; counts those that are made into a `struct stat`."""
+    """An open folder of many entries; counts those that are made."""
 
     def __init__(self, entries: int) -> None:
         self.made = 0
-        self._listing = [(f"{number:05}", Attributes(number + 2, 0o100444, 1, 0, 0)) for number in range(entries)]
+        self._names = [b"%05d" % number for number in range(entries)]
 
-    def listing(self, number: int) -> Listing:
-        return self._listing
-
-    def stat(self, attributes: Attributes) -> dict[str, int]:
-        self.made += 1
-        return {"st_ino": attributes.inode, "st_mode": attributes.mode}
+    def read_folder(self, number: int, handle: int, offset: int) -> Iterator[tuple[bytes, Entry]]:
+        for position, name in enumerate(self._names[offset:], offset + 2):
+            self.made += 1
+            yield name, Entry(position, Attributes(position, 0o100444, 1, 0, -1), True)
 
 
-def test_a_folder_of_many_entries_is_made_into_stats_once_however_many_calls_it_takes() -> None:
-    """All of it was made anew for each buffer of the kernel's, which holds some thirty entries."""
+def callbacks(operations: object) -> Callbacks:
+    return Callbacks(operations, MountOptions(), Kernel(), lambda: None)  # type: ignore[arg-type]
+
+
+def message(body: bytes) -> bytes:
+    return bytes(protocol.IN_HEADER.size) + body
+
+
+def names_in(answer: bytes) -> Iterator[tuple[bytes, int]]:
+    """Names and the offsets behind them, of a readdirplus."""
+    while answer:
+        _, following, length, _ = protocol.DIRENT.unpack_from(answer, PLUS)
+        start = PLUS + protocol.DIRENT.size
+        yield answer[start : start + length], following
+        answer = answer[start + length + -length % 8 :]
+
+
+def test_a_folder_of_many_entries_is_made_once_however_many_calls_it_takes() -> None:
     folder = Folder(1000)
-    fuse = StoreFuse.__new__(StoreFuse)
-    fuse.operations = folder
-    file = SimpleNamespace(contents=SimpleNamespace(fh=1))
-    seen: list[str] = []
-    while len(seen) < 1000:
-        room = iter(range(30))
+    answer = callbacks(folder)
+    seen: list[bytes] = []
+    while True:
+        body = protocol.READ_IN.pack(1, len(seen), 4096)
+        part = answer.readdirplus(1, message(body), 0)
+        assert len(part) <= 4096
+        if not part:
+            break
+        for name, following in names_in(part):
+            seen.append(name)
+            assert following == len(seen)
+    assert seen == [b"%05d" % number for number in range(1000)]
+    assert folder.made <= 1000 + 1000 // 20
 
-        def fill(buffer: object, name: bytes, status: object, offset: int, flags: int, room: object = room) -> int:
-            if next(room, None) is None:  # type: ignore[call-overload]
-                return 1
-            seen.append(name.decode())
-            assert offset == len(seen)
-            return 0
 
-        fuse.readdir_fuse_3(None, None, fill, len(seen), file, 1)
-    assert seen == [f"{number:05}" for number in range(1000)]
-    assert folder.made <= 1000 + 1000 // 30 + 1
+def test_an_operation_that_a_read_only_file_system_has_not_is_refused_for_good() -> None:
+    answer = callbacks(object())
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
+        answer._answer(Opcode.GETXATTR, 1, b"", 0)
+
+
+def test_what_nobody_expected_is_an_input_output_error_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    answer = callbacks(object())
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        answer._answer(Opcode.STATFS, 1, b"", 0)
+    assert "statfs failed unexpectedly" in caplog.text
+
+
+def test_times_before_1970_are_told() -> None:
+    told = protocol.attributes(Attributes(5, 0o100444, 1, 0, -1), 0, 0)
+    assert struct.unpack_from("=q", told, 32) == (-1,)
+    assert struct.unpack_from("=I", told, 52) == (999_999_999,)

@@ -1,4 +1,4 @@
-"""Which open files go through the kernel's page cache when a path changes under them."""
+"""By which number the kernel knows a path when the path changes under those who have it open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from runicornfs.catalog.nodes import Kind, Node
 from runicornfs.mount.handles import HandleTable
 
-OLD, NEW = b"o" * 32, b"n" * 32
+OLD, NEW, NEWER = b"o" * 32, b"n" * 32, b"m" * 32
+INODE = 7
 
 
 class NoBytes:
@@ -23,83 +24,80 @@ class NoBytes:
         self.closed = True
 
 
-def node(digest: bytes) -> Node:
-    return Node("v1/files/a", 7, Kind.CONTENT, 1, 0, digest, None, None)
+def node(digest: bytes | None) -> Node:
+    return Node("v1/files/a", INODE, Kind.CONTENT if digest else Kind.PLAIN, 1, 0, digest, None, None)
 
 
 @pytest.fixture
-def dropping() -> list[str]:
-    return []
+def handles() -> HandleTable:
+    return HandleTable()
 
 
-@pytest.fixture
-def handles(dropping: list[str]) -> HandleTable:
-    return HandleTable(dropping.append)
+def test_a_path_has_the_number_of_its_inode(handles: HandleTable) -> None:
+    assert handles.number_of(INODE, OLD) == INODE
+    handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    assert handles.number_of(INODE, OLD) == INODE
 
 
-def test_an_unchanged_file_goes_through_the_page_cache(handles: HandleTable) -> None:
-    assert handles.add(node(OLD), NoBytes(), pageable=True).paged
-    assert handles.add(node(OLD), NoBytes(), pageable=True).paged
-    assert not handles.any_split
+def test_while_nobody_has_it_open_another_identity_has_the_same_number(handles: HandleTable) -> None:
+    opened = handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    handles.remove(opened.handle)
+    assert handles.number_of(INODE, NEW) == INODE
 
 
-def test_a_file_that_may_change_never_does(handles: HandleTable) -> None:
-    assert not handles.add(node(OLD), NoBytes(), pageable=False).paged
-
-
-def test_a_new_identity_bypasses_the_cache_while_the_old_one_is_open(handles: HandleTable) -> None:
-    handles.add(node(OLD), NoBytes(), pageable=True)
-    assert not handles.add(node(NEW), NoBytes(), pageable=True).paged
-    assert handles.any_split
-
-
-def test_a_path_is_split_as_soon_as_the_sync_says_so(handles: HandleTable) -> None:
-    handles.add(node(OLD), NoBytes(), pageable=True)
-    handles.replaced("v1/files/a", NEW)
-    assert handles.any_split
-
-
-def test_a_deleted_path_is_split_too(handles: HandleTable) -> None:
-    handles.add(node(OLD), NoBytes(), pageable=True)
-    handles.replaced("v1/files/a", None)
-    assert handles.any_split
-
-
-def test_the_split_ends_when_the_pages_of_the_last_old_handle_are_dropped(
-    handles: HandleTable, dropping: list[str]
+@pytest.mark.parametrize("digest", [NEW, None], ids=["other bytes", "no digest, or gone"])
+def test_another_identity_gets_a_number_of_its_own_while_the_old_one_is_open(
+    handles: HandleTable, digest: bytes | None
 ) -> None:
-    first = handles.add(node(OLD), NoBytes(), pageable=True)
-    second = handles.add(node(OLD), NoBytes(), pageable=True)
-    handles.replaced("v1/files/a", NEW)
-    handles.remove(first.number)
-    assert dropping == []
-    handles.remove(second.number)
-    assert dropping == ["v1/files/a"]
-    assert handles.any_split, "until then new opens must not see the pages that are left"
-    assert not handles.add(node(NEW), NoBytes(), pageable=True).paged
-    handles.dropped("v1/files/a")
-    assert not handles.any_split
-    assert handles.add(node(NEW), NoBytes(), pageable=True).paged
+    handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    number = handles.number_of(INODE, digest)
+    assert number != INODE
+    assert handles.number_of(INODE, digest) == number
+    assert handles.inode_of(number) == INODE
 
 
-def test_dropping_pages_under_an_old_handle_ends_nothing(handles: HandleTable) -> None:
-    handles.add(node(OLD), NoBytes(), pageable=True)
-    handles.replaced("v1/files/a", NEW)
-    handles.dropped("v1/files/a")
-    assert handles.any_split
+def test_the_new_number_stays_when_the_old_one_is_closed(handles: HandleTable) -> None:
+    """The kernel may still have the old one's inode and pages."""
+    opened = handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    number = handles.number_of(INODE, NEW)
+    handles.remove(opened.handle)
+    assert handles.number_of(INODE, NEW) == number
+
+
+def test_every_identity_that_is_open_has_another_number(handles: HandleTable) -> None:
+    handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    second = handles.number_of(INODE, NEW)
+    handles.add(second, node(NEW), NoBytes(), paged=True)
+    third = handles.number_of(INODE, NEWER)
+    assert len({INODE, second, third}) == 3
+
+
+def test_what_bypasses_the_pages_needs_no_other_number(handles: HandleTable) -> None:
+    handles.add(INODE, node(None), NoBytes(), paged=False)
+    assert handles.number_of(INODE, NEW) == INODE
+
+
+def test_what_is_open_is_found_by_its_number(handles: HandleTable) -> None:
+    old = handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    number = handles.number_of(INODE, NEW)
+    new = handles.add(number, node(NEW), NoBytes(), paged=True)
+    assert handles.open_under(INODE) is old
+    assert handles.open_under(number) is new
+    handles.remove(old.handle)
+    assert handles.open_under(INODE) is None
 
 
 def test_closing_gives_the_reader_back(handles: HandleTable) -> None:
     reader = NoBytes()
-    handle = handles.add(node(OLD), reader, pageable=True)
-    handles.remove(handle.number)
+    opened = handles.add(INODE, node(OLD), reader, paged=True)
+    handles.remove(opened.handle)
     assert reader.closed
     assert len(handles) == 0
 
 
 def test_the_end_of_the_mount_gives_everything_back(handles: HandleTable) -> None:
     reader = NoBytes()
-    handles.add(node(OLD), reader, pageable=True)
+    handles.add(INODE, node(OLD), reader, paged=True)
     handles.close_all()
     assert reader.closed
     assert handles.open_paths() == []
