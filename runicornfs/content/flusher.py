@@ -63,6 +63,10 @@ class Flusher:
                     self._records.put(entry.record(self._records.boot))
         self._records.flush()
 
+    def has_recorded(self, entry: Entry) -> bool:
+        """Whether the database says that this entry's file is whole. A file that once was is never changed again."""
+        return self._records.says_whole(entry.key, entry.file)
+
     def stop(self) -> None:
         """Does what there is to do, and ends."""
         self._stopping.set()

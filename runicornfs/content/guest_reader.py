@@ -90,6 +90,11 @@ class GuestReader:
             self._ask(start, min(start + MAX_READ, end), interrupted) for start in range(offset, end, MAX_READ)
         )
 
+    def share(self) -> int | None:
+        """See `contents.Reader`."""
+        with self._lock:
+            return None if self._direct is None else os.dup(self._direct.fd)
+
     def let_go(self) -> None:
         """What the descriptor shows is not the content any more, or not all of it."""
         with self._lock:

@@ -237,6 +237,10 @@ class HandoverReader:
                 raise
         return self._read_on(offset, size, interrupted)
 
+    def share(self) -> int | None:
+        """See `contents.Reader`."""
+        return self._reader.share()
+
     def move(self, contents: Contents) -> None:
         """Opens it there, unless that is where it is. Raises what `Contents.open` does, and then stays."""
         with self._moving:

@@ -183,6 +183,10 @@ class LocalReader:
         self._counters.served(1, 0, len(data))
         return data
 
+    def share(self) -> int | None:
+        """Whoever has the store may write into its files."""
+        return None
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:

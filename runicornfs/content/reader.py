@@ -84,7 +84,7 @@ class CachedReader:
         drops = entry.drops
         if not entry.whole:
             return None
-        if entry.recorded_at != drops:
+        if entry.recorded_at != drops and not self._fetcher.flusher.has_recorded(entry):
             self._fetcher.flusher.mark(entry)
             self._fetcher.flusher.flush()
         with entry.condition:

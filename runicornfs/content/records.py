@@ -125,6 +125,12 @@ class Records:
                 return _record(row) if touched is None else replace(_record(row), last_used=touched)
         return None
 
+    def says_whole(self, key: str, file: str) -> bool:
+        """Whether the database itself says that all of this content is in this file; what is to be written does not
+        count. Raises sqlite3.Error."""
+        query = "SELECT 1 FROM contents WHERE key = ? AND file = ? AND cached_bytes = size"
+        return bool(list(self.database.select(query, (key, file))))
+
     def cached(self, keys: list[str]) -> dict[str, tuple[int, int, bool]]:
         """Of each key that has a record: cached bytes, size, verified."""
         found: dict[str, tuple[int, int, bool]] = {}

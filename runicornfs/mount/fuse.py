@@ -20,7 +20,8 @@ from runicornfs.mount.device import Answer, Device
 from runicornfs.mount.errnos import errno_of
 from runicornfs.mount.operations import Entry, StoreOperations
 from runicornfs.mount.options import MountOptions
-from runicornfs.mount.protocol import IN_HEADER, Opcode, Open
+from runicornfs.mount.passthrough import Passthrough, may_pass_through
+from runicornfs.mount.protocol import IN_HEADER, Init, Opcode, Open
 from runicornfs.store.paths import parent_of
 
 log = logging.getLogger("runicornfs.mount")
@@ -74,6 +75,7 @@ class Callbacks:
         self._kernel = kernel
         self._ready = ready
         self._interrupted: Callable[[int], bool] = lambda unique: False
+        self._passthrough: Passthrough | None = None
         self._operations_of: dict[int, Callable[[int, bytes, int], Answer | None]] = {
             Opcode.LOOKUP: self.lookup,
             Opcode.FORGET: self.forget,
@@ -96,6 +98,7 @@ class Callbacks:
     def serve(self, device: Device) -> None:
         """Answers until the mount is gone."""
         self._interrupted = device.interrupted
+        self._passthrough = Passthrough(device) if Init.PASSTHROUGH in device.granted else None
         self._kernel.attach(device)
         self._ready()
         device.serve(self._answer)
@@ -140,12 +143,15 @@ class Callbacks:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         handle, keep = self._operations.open_file(number)
-        how = Open.KEEP_CACHE if keep else Open(0)
+        how, backing = Open.KEEP_CACHE if keep else Open(0), None
         if not handle.paged:
             how = Open.DIRECT_IO
-        elif handle.partial:
+        elif self._passthrough is not None:
+            backing = self._passthrough.opened(number, handle.reader)
+            how = how if backing is None else Open.PASSTHROUGH
+        if handle.partial:
             self._kernel.drop_attributes(number)  # st_blocks is about to move
-        return protocol.OPEN_OUT.pack(handle.handle, how, 0)
+        return protocol.OPEN_OUT.pack(handle.handle, how, backing or 0)
 
     def read(self, number: int, message: bytes, unique: int) -> bytes:
         handle, offset, size = protocol.READ_IN.unpack_from(message, _BODY)
@@ -153,8 +159,11 @@ class Callbacks:
 
     def release(self, number: int, message: bytes, unique: int) -> bytes:
         (handle,) = protocol.RELEASE_IN.unpack_from(message, _BODY)
-        if self._operations.close_file(handle).partial:
+        closed = self._operations.close_file(handle)
+        if closed.partial:
             self._kernel.drop_attributes(number)
+        if closed.paged and self._passthrough is not None:
+            self._passthrough.closed(number)
         return b""
 
     def opendir(self, number: int, message: bytes, unique: int) -> bytes:
@@ -234,4 +243,4 @@ def run(callbacks: Callbacks, mountpoint: str, source: str, options: MountOption
     arguments = ["ro", f"fsname={named}", "subtype=runicornfs", *options.kernel]
     # The kernel keeps to uid, gid and umask: with allow_other nobody else does.
     arguments += ["default_permissions", *(["allow_other"] if options.allow_other else [])]
-    callbacks.serve(Device(device.mount(mountpoint, arguments)))
+    callbacks.serve(Device(device.mount(mountpoint, arguments), may_pass_through()))

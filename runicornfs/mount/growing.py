@@ -47,6 +47,10 @@ class GrowingReader:
                 data += self._opened().read(offset, size, interrupted)
         return data
 
+    def share(self) -> int | None:
+        """It may grow."""
+        return None
+
     def close(self) -> None:
         self._first.close()
         if self._newest is not None:

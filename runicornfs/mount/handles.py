@@ -25,6 +25,8 @@ class Reader(Protocol):
 
     def read(self, offset: int, size: int, interrupted: Interruption) -> bytes: ...
 
+    def share(self) -> int | None: ...
+
     def close(self) -> None: ...
 
 
@@ -36,6 +38,10 @@ class DocumentReader:
 
     def read(self, offset: int, size: int, interrupted: Interruption) -> bytes:
         return self._content[offset : offset + size]
+
+    def share(self) -> int | None:
+        """It has no file."""
+        return None
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -51,6 +57,7 @@ class Handle:
     reader: Reader
     paged: bool  # reads go through the kernel's page cache
     partial: bool  # something of it was not on this machine when it was opened
+    mismatches: int  # contents that had turned out to be bad when it was opened
 
 
 class HandleTable:
@@ -80,10 +87,25 @@ class HandleTable:
             number = self._numbers.get(inode, inode)
             others = (other for other in self._by_inode.get(inode, ()) if other.number == number and other.paged)
             if any(other.node.digest != digest for other in others):
-                number = next(self._new_numbers)
-                self._numbers[inode] = number
-                self._inodes[number] = inode
+                return self._renumber(inode)
             return number
+
+    def _renumber(self, inode: int) -> int:
+        """Under the lock."""
+        number = self._numbers[inode] = next(self._new_numbers)
+        self._inodes[number] = inode
+        return number
+
+    def retire(self, inode: int, mismatches: int) -> set[int]:
+        """So many contents have turned out to be bad: what was opened of this path before may be one of them, and the
+        next one gets another number. Returns those by which the kernel may know it so far."""
+        with self._lock:
+            number = self._numbers.get(inode, inode)
+            handles = self._by_inode.get(inode, ())
+            opened = {other.number for other in handles if other.paged and other.mismatches < mismatches}
+            if number in opened:
+                self._renumber(inode)
+            return {number, *opened}
 
     def inode_of(self, number: int) -> int:
         """The inode whose number this is, or was."""
@@ -95,9 +117,11 @@ class HandleTable:
             handles = self._by_inode.get(self.inode_of(number), ())
             return next((handle for handle in handles if handle.number == number), None)
 
-    def add(self, number: int, node: Node, reader: Reader, paged: bool, partial: bool = False) -> Handle:
+    def add(
+        self, number: int, node: Node, reader: Reader, paged: bool, partial: bool = False, mismatches: int = 0
+    ) -> Handle:
         """Enters an open file."""
-        handle = Handle(next(self._handles), number, node, reader, paged, partial)
+        handle = Handle(next(self._handles), number, node, reader, paged, partial, mismatches)
         with self._lock:
             self._by_inode.setdefault(node.inode, []).append(handle)
         self._by_handle[handle.handle] = handle

@@ -136,15 +136,18 @@ class StoreOperations:
         path = self._path(number)
         node, reader = _open(shown, path)
         try:
-            if self.handles.number_of(node.inode, node.digest) != number:
-                raise _stale(path)  # then the kernel looks the name up and comes with the new number
             # Read after the node: once a newer snapshot can be seen, its generation can be, too.
             keep = shown.catalog.generation == self._announced and shown is self._shown
             # Likewise: once a reader has heard that the bytes were wrong, the content has been counted.
-            keep = keep and shown.contents.mismatches() == self._forgotten
+            mismatches = shown.contents.mismatches()
+            if mismatches != self._forgotten:
+                keep = False
+                self.handles.retire(node.inode, mismatches)
+            if self.handles.number_of(node.inode, node.digest) != number:
+                raise _stale(path)  # then the kernel looks the name up and comes with the new number
             paged = node.kind is Kind.CONTENT
             partial = paged and getattr(reader, "state", CACHED) in (REMOTE, PARTIAL)
-            handle = self.handles.add(number, node, reader, paged, partial)
+            handle = self.handles.add(number, node, reader, paged, partial, mismatches)
         except BaseException:
             reader.close()
             raise
@@ -213,6 +216,11 @@ class StoreOperations:
         node = self._shown.catalog.lookup(path)
         number = self.handles.number_of(inode, None if node is None else node.digest)
         return number, node is None or number != inode
+
+    def retire(self, path: str) -> set[int]:
+        """The content at this path was bad. The numbers under which the kernel may have pages of it; it has to look the
+        name up again."""
+        return self.handles.retire(inode_of(path), self._shown.contents.mismatches())
 
     def announced(self, catalog: Catalog, generation: int) -> None:
         """The kernel has dropped everything that changed up to this generation of the catalog."""

@@ -75,7 +75,14 @@ class Mount:
     def forget(self, contents: Contents, paths: list[str]) -> None:
         """A content did not have its sha256, and stands at these paths: the kernel forgets its pages. To be called once
         for each."""
-        self._drop(paths, lambda: self._operations.forgotten(contents))
+
+        def drop() -> None:
+            for path in paths:
+                for number in self._operations.retire(path):
+                    self._kernel.drop(path, number, renamed=True)
+            self._operations.forgotten(contents)
+
+        self._queue.put(drop)
 
     def _drop(self, paths: Iterable[str], done: Callable[[], None]) -> None:
         def drop() -> None:

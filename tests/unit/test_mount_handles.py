@@ -20,6 +20,9 @@ class NoBytes:
     def read(self, offset: int, size: int, interrupted: Callable[[], bool]) -> bytes:
         return b""
 
+    def share(self) -> int | None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 
@@ -70,6 +73,16 @@ def test_every_identity_that_is_open_has_another_number(handles: HandleTable) ->
     handles.add(second, node(NEW), NoBytes(), paged=True)
     third = handles.number_of(INODE, NEWER)
     assert len({INODE, second, third}) == 3
+
+
+def test_what_is_open_and_was_bad_keeps_its_number_to_itself(handles: HandleTable) -> None:
+    handles.add(INODE, node(OLD), NoBytes(), paged=True)
+    assert handles.retire(INODE, mismatches=1) == {INODE}
+    number = handles.number_of(INODE, OLD)
+    assert number != INODE
+    handles.add(number, node(OLD), NoBytes(), paged=True, mismatches=1)
+    assert handles.retire(INODE, mismatches=1) == {INODE, number}
+    assert handles.number_of(INODE, OLD) == number, "that one was opened later"
 
 
 def test_what_bypasses_the_pages_needs_no_other_number(handles: HandleTable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +60,13 @@ def operations(catalog: Catalog, cache: ContentCache) -> Iterator[StoreOperation
 
 
 def keeps(operations: StoreOperations) -> bool:
-    handle, keep = operations.open_file(inode_of(PATH))
+    folder = inode_of(FOLDER)
+    try:
+        handle, keep = operations.open_file(operations.lookup(folder, "w.bin").number)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        handle, keep = operations.open_file(operations.lookup(folder, "w.bin").number)  # so does the kernel, once
     operations.close_file(handle.handle)
     return keep
 
