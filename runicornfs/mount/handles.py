@@ -79,6 +79,10 @@ class HandleTable:
     def get(self, handle: int) -> Handle:
         return self._by_handle[handle]
 
+    def knows(self, inode: int) -> bool:
+        """Whether a program has this path open, or its number is not that of the inode."""
+        return inode in self._by_inode or inode in self._numbers
+
     def number_of(self, inode: int, digest: bytes | None) -> int:
         """By which number the kernel is to know the node with this inode and this identity (None: without a digest)."""
         if inode not in self._by_inode:

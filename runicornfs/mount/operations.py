@@ -112,10 +112,11 @@ class StoreOperations:
             here = Entry(0, self._attributes(listing.inode, Kind.DIRECTORY, 0, 0, listing.mtime_ns), True)
             yield from ((b".", here), (b"..", here))[offset:]
         number_of, shares = self.handles.number_of, listing.shares
-        for name, inode, kind, size, mtime_ns, digest in listing.rows[max(0, offset - 2) :]:
+        for position in range(max(0, offset - 2), len(listing.rows)):
+            name, inode, kind, size, mtime_ns, digest = row = listing.rows[position]
             local, state = size, CACHED
             if kind in REMOTE_KINDS:
-                key = digest.hex() if digest else _plain_key(listing.path, (name, inode, kind, size, mtime_ns, digest))
+                key = digest.hex() if digest else _plain_key(listing.path, row)
                 local, state = shares.get(key, (0, REMOTE))
             attributes = self._attributes(inode, kind, size, min(local, size), mtime_ns)
             yield name, Entry(number_of(inode, digest), attributes, state != PARTIAL)
@@ -210,12 +211,14 @@ class StoreOperations:
         self._tell(changed.intersection(self.handles.open_paths()))
 
     def number_of(self, path: str) -> tuple[int, bool]:
-        """By which number the kernel is to know this path from now on, and whether it has to look the name up for it:
-        nothing stands there any more, or something that got a number of its own."""
+        """By which number the kernel is to know this path from now on, and whether it has to look the name up for it,
+        since it is not that of the inode. Where nothing stands any more, it hears that with the attributes."""
         inode = inode_of(path)
+        if not self.handles.knows(inode):
+            return inode, False
         node = self._shown.catalog.lookup(path)
         number = self.handles.number_of(inode, None if node is None else node.digest)
-        return number, node is None or number != inode
+        return number, number != inode
 
     def retire(self, path: str) -> set[int]:
         """The content at this path was bad. The numbers under which the kernel may have pages of it; it has to look the
