@@ -101,9 +101,9 @@ class Callbacks:
         self._passthrough = Passthrough(device) if Init.PASSTHROUGH in device.granted else None
         self._kernel.attach(device)
         self._ready()
-        device.serve(self._answer)
+        device.serve(self.answer)
 
-    def _answer(self, opcode: int, number: int, message: bytes, unique: int) -> Answer | None:
+    def answer(self, opcode: int, number: int, message: bytes, unique: int) -> Answer | None:
         operation = self._operations_of.get(opcode)
         if operation is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -68,13 +68,13 @@ def test_a_folder_of_many_entries_is_made_once_however_many_calls_it_takes() -> 
 def test_an_operation_that_a_read_only_file_system_has_not_is_refused_for_good() -> None:
     answer = callbacks(object())
     with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
-        answer._answer(Opcode.GETXATTR, 1, b"", 0)
+        answer.answer(Opcode.GETXATTR, 1, b"", 0)
 
 
 def test_what_nobody_expected_is_an_input_output_error_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     answer = callbacks(object())
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        answer._answer(Opcode.STATFS, 1, b"", 0)
+        answer.answer(Opcode.STATFS, 1, b"", 0)
     assert "statfs failed unexpectedly" in caplog.text
 
 
