@@ -49,6 +49,8 @@ def mount(tmp_path: Path, catalog: Catalog, cache: ContentCache) -> Iterator[Mou
     require_fuse()
     if not may_pass_through() or tuple(map(int, platform.release().split(".")[:2])) < (6, 9):
         pytest.skip("passthrough needs CAP_SYS_ADMIN and Linux 6.9")
+    if b"overlay" in subprocess.check_output(["stat", "-f", "-c", "%T", tmp_path]):
+        pytest.skip("passthrough needs a file system that is not stacked")
     mount = Mount(catalog, cache, "net", tmp_path / "mount", MountOptions())
     mount.start()
     yield mount
