@@ -26,7 +26,8 @@ log = logging.getLogger("runicornfs.mount")
 
 # A reader that waits for the line holds a thread. There must be one left for `ls`.
 MAX_WORKERS = 256
-# Threads that wait for requests: the kernel wakes them in turn, so that many would all have to be kept warm.
+# Threads that wait for requests. With one, four programs that read at random have threads started for them all the time
+# and get a fifth of the reads; with 16 they get no more than with 4.
 MAX_IDLE = 4
 # fusermount3 answers within milliseconds, or the mount fails.
 MOUNT_TIMEOUT_S = 20.0
