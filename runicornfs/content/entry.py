@@ -16,21 +16,18 @@ import hashlib
 import heapq
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from runicornfs.content import blocks as block_map
-from runicornfs.content.blocks import ABSENT, FLYING, PRESENT, WANTED, WITHHELD, bytes_in, count_of
+from runicornfs.content.blocks import ABSENT, PRESENT, WANTED, WITHHELD, bytes_in, count_of
 from runicornfs.content.contents import CACHED, PARTIAL, REMOTE, VERIFIED
 from runicornfs.content.digest import RunningDigest
 from runicornfs.content.identity import Identity
 from runicornfs.content.readahead import NEAR
 from runicornfs.content.records import Record
+from runicornfs.content.wishes import RANGE, Rank, Taken, Wishes
 from runicornfs.store.files import RemoteFile
-
-# The largest range asked of the server at once, in blocks (1 MiB): a range is served when all of it has come.
-RANGE = 8
 
 _SHA256_OF_NOTHING = hashlib.sha256().digest()
 _GONE = bytes(ABSENT if state in (PRESENT, WITHHELD) else state for state in range(256))
@@ -39,7 +36,7 @@ _GONE = bytes(ABSENT if state in (PRESENT, WITHHELD) else state for state in ran
 class OpenReader(Protocol):
     """What an entry knows of its readers."""
 
-    background: bool  # others go before it
+    rank: Rank  # DEMAND for a program
     position: int | None  # the first block of the last read
     hits: int
     misses: int
@@ -57,23 +54,13 @@ class OpenReader(Protocol):
 class Waiter:
     """A read that waits for the blocks from `first` up to `stop`."""
 
-    __slots__ = ("error", "first", "stop")
+    __slots__ = ("error", "first", "reader", "stop")
 
-    def __init__(self, first: int, stop: int) -> None:
+    def __init__(self, first: int, stop: int, reader: OpenReader) -> None:
         self.first = first
         self.stop = stop
+        self.reader = reader
         self.error: Exception | None = None
-
-
-class _Ahead:
-    """Blocks that a reader will want; without an owner, that the content itself does."""
-
-    __slots__ = ("first", "owner", "stop")
-
-    def __init__(self, first: int, stop: int, owner: OpenReader | None) -> None:
-        self.first = first
-        self.stop = stop
-        self.owner = owner
 
 
 class Entry:
@@ -100,14 +87,11 @@ class Entry:
         self.dirty = False
         self.retired = False
         self.demoted = False  # evicted first, once it is at rest
-        self.background = False  # all who read it can wait
         self.cleared = False  # it goes when it is retired
         self.readers: set[OpenReader] = set()
         self.waiting: list[Waiter] = []
-        self.wanted: deque[int] = deque()
-        self.ahead: deque[_Ahead] = deque()
-        self.stalled = False  # there was no room for what is ahead; a reader has to move first
-        self.pulling = False  # a fill takes from the two queues
+        self.wishes = Wishes(self.states)
+        self.pulling = False  # a fill takes from the wishes
         self.failures = 0  # in a row, of the kind that may pass
         self.strikes = 0  # in a row, of the sha256
         self.uses = 0  # readers and threads; with the last one it is retired
@@ -123,9 +107,9 @@ class Entry:
                 self.whole = False
 
     @property
-    def urgent(self) -> bool:
-        """Without the condition."""
-        return bool(self.wanted) and not self.background
+    def rank(self) -> Rank:
+        """Of what is wanted next. Without the condition."""
+        return self.wishes.rank
 
     @property
     def unchecked(self) -> bool:
@@ -183,86 +167,58 @@ class Entry:
 
     # What is wanted
 
-    @property
-    def has_wishes(self) -> bool:
-        return bool(self.wanted) or (bool(self.ahead) and not self.stalled)
-
     def has(self, first: int, stop: int) -> bool:
         """Whether all these blocks can be served. Without the condition it is a guess."""
         return self.states.count(PRESENT, first, stop) == stop - first
 
-    def want(self, first: int, stop: int) -> bool:
-        """A reader waits for these blocks; True if one of them had not been asked for."""
-        news = [block for block in range(first, stop) if self.states[block] == ABSENT]
-        for block in news:
-            self.states[block] = WANTED
-        self.wanted.extend(news)
-        self.stalled = False
-        return bool(news)
+    def wait_for(self, waiter: Waiter) -> bool:
+        """A read waits; True if something of what it waits for has not been asked for. May be said again."""
+        return self.wishes.want(waiter.first, waiter.stop, waiter.reader.rank)
 
-    def look_ahead(self, first: int, stop: int, owner: OpenReader | None) -> None:
-        """These blocks will be wanted, after all that is."""
-        self.stalled = False
-        last = self.ahead[-1] if self.ahead else None
-        if last is not None and last.owner is owner and last.first <= first <= last.stop:
-            last.stop = max(last.stop, stop)
-        else:
-            self.ahead.append(_Ahead(first, stop, owner))
+    def stop_waiting(self, waiter: Waiter) -> None:
+        """A read waits no longer. What nobody else waits for is not asked for any more on its behalf."""
+        self.waiting.remove(waiter)
+        if self.states.find(WANTED, waiter.first, waiter.stop) >= 0:
+            awaited = self.awaited(waiter.first, waiter.stop)
+            self.wishes.give_up(block for block in range(waiter.first, waiter.stop) if block not in awaited)
+
+    def awaited(self, first: int, stop: int) -> dict[int, Rank]:
+        """Of these blocks, those that reads wait for, with the best rank of them."""
+        found: dict[int, Rank] = {}
+        for waiter in self.waiting:
+            for block in range(max(first, waiter.first), min(stop, waiter.stop)):
+                found[block] = min(found.get(block, Rank.NOTHING), waiter.reader.rank)
+        return found
+
+    def look_ahead(self, first: int, stop: int, owner: OpenReader | None, backward: bool = False) -> None:
+        """These blocks will be wanted, by `owner` or, without one, by the best of the readers."""
+        rank = self._best_rank() if owner is None else owner.rank
+        self.wishes.look_ahead(first, stop, owner, rank, backward)
 
     def stall(self, first: int, stop: int) -> None:
         """There is no room for these FLYING blocks, nor for others that nobody waits for, until a reader moves."""
         self.put_back(range(first, stop), again=False)
-        self.ahead.appendleft(_Ahead(first, stop, None))
-        self.stalled = True
-
-    def forget_wishes(self) -> None:
-        """Nobody wants anything any more."""
-        for block in self.wanted:
-            if self.states[block] == WANTED:
-                self.states[block] = ABSENT
-        self.wanted.clear()
-        self.ahead.clear()
+        self.wishes.stall(first, stop)
 
     def join(self, reader: OpenReader) -> None:
         """A reader is opened."""
         self.readers.add(reader)
-        self.rank()
         self.demoted = False
-
-    def rank(self) -> None:
-        """Readers have come, gone or stood back."""
-        self.background = all(reader.background for reader in self.readers)
 
     def leave(self, reader: OpenReader) -> None:
         """A reader is closed."""
         self.readers.discard(reader)
-        self.rank()
-        self.ahead = deque(ahead for ahead in self.ahead if ahead.owner is not reader)
+        self.wishes.forget_ahead(reader)
         if not self.readers:
-            self.forget_wishes()
+            self.wishes.forget()
         self.condition.notify_all()
 
-    def take(self) -> tuple[int, int, bool] | None:
-        """The next range of blocks (first, stop) to ask for, FLYING from now on, and whether somebody waits for it."""
-        while self.wanted:
-            first = self.wanted.popleft()
-            if self.states[first] == WANTED:
-                return (first, self._fly(first, WANTED, self.count), True)
-        while self.ahead and not self.stalled:
-            ahead = self.ahead[0]
-            first = self.states.find(ABSENT, ahead.first, ahead.stop)
-            if first >= 0:
-                ahead.first = self._fly(first, ABSENT, ahead.stop)
-                return (first, ahead.first, False)
-            self.ahead.popleft()
-        return None
+    def take(self) -> Taken | None:
+        """The next range to ask for, FLYING from now on."""
+        return self.wishes.take()
 
-    def _fly(self, first: int, state: int, end: int) -> int:
-        stop = first
-        while stop < min(end, first + RANGE) and self.states[stop] == state:
-            self.states[stop] = FLYING
-            stop += 1
-        return stop
+    def _best_rank(self) -> Rank:
+        return min((reader.rank for reader in self.readers), default=Rank.DOWNLOAD)
 
     # What became of it
 
@@ -297,19 +253,14 @@ class Entry:
     def put_back(self, blocks: Iterable[int], again: bool) -> None:
         """FLYING blocks have not come; with `again`, they are asked for before everything else."""
         for first, stop in reversed(block_map.runs(blocks)):
-            for block in reversed(range(first, stop)):
-                awaited = again and any(waiter.first <= block < waiter.stop for waiter in self.waiting)
-                self.states[block] = WANTED if awaited else ABSENT
-                if awaited:
-                    self.wanted.appendleft(block)
+            self.states[first:stop] = bytes(stop - first)  # ABSENT
             if again and self.readers:
-                self.ahead.appendleft(_Ahead(first, stop, None))
+                self.wishes.put_back(first, stop, self.awaited(first, stop), self._best_rank())
         self.condition.notify_all()
 
     def fail(self, error: Exception, blocks: Iterable[int]) -> bool:
         """`blocks` and all that is wanted will not come; True if this is an answer to somebody."""
-        concerned = {*blocks, *(block for block in self.wanted if self.states[block] == WANTED)}
-        self.forget_wishes()
+        concerned = {*blocks, *self.wishes.forget()}
         self.failures = 0
         told = False
         for waiter in self.waiting:
@@ -321,7 +272,7 @@ class Entry:
 
     def fail_all(self, error: Exception) -> None:
         """Whoever waits for anything gets this error."""
-        self.forget_wishes()
+        self.wishes.forget()
         for waiter in self.waiting:
             waiter.error = error
         self.condition.notify_all()

@@ -1,9 +1,8 @@
 """Who fetches what: turns the wishes of readers into fills, and the end of a fill into blocks or errors.
 
-A few threads run fills, at most one of a content takes from its queues at a time. One that has taken the last range
-only waits for what is on its way and holds up nobody: what is wanted meanwhile is taken by the next. Demand goes before
-read-ahead, within a content and among them; a content that has had its share goes to the end of the queue when others
-wait.
+A few threads run fills, at most one of a content takes from its wishes at a time. One that has taken the last range
+only waits for what is on its way and holds up nobody: what is wanted meanwhile is taken by the next. `wishes` says what
+comes next of a content, `scheduler` which content does.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from runicornfs.content.counters import Counters
 from runicornfs.content.entry import Entry
 from runicornfs.content.eviction import Evictor
 from runicornfs.content.flusher import Flusher
-from runicornfs.content.readahead import window_blocks
+from runicornfs.content.readahead import in_flight_bytes, window_blocks
 from runicornfs.content.room import Room
+from runicornfs.content.scheduler import LEAST_SHARE, LEAST_TURN_S, Scheduler, Turn
 from runicornfs.content.table import Table
 from runicornfs.content.verify import Verifier
-from runicornfs.content.workers import Workers
 from runicornfs.errors import (
     AccessDenied,
     MissingOnServer,
@@ -37,8 +36,6 @@ log = logging.getLogger("runicornfs.content")
 
 # As many as the server's sessions: a fill needs one.
 FILLS = 4
-# What a content may ask for while others wait.
-SHARE = 16 << 20
 # A failure that may pass is tried again so often in a row, without anything having come.
 RETRIES = 3
 # Freed at once when the disk turns out to be full.
@@ -67,7 +64,7 @@ class Fetcher:
         self.flusher = flusher
         self.verifier = verifier
         self.counters = counters
-        self.workers: Workers[Entry] = Workers("fetch", FILLS, self._run)
+        self.workers = Scheduler(FILLS, self._run, self._share)
 
     def submit(self, entry: Entry) -> None:
         """Something of this entry is wanted."""
@@ -77,7 +74,13 @@ class Fetcher:
         """How far ahead of a reader to go on the line as it is, in blocks; not through more than half of the cache."""
         return min(window_blocks(*self._transfers.line()), self.room.limit // 2 // BLOCK)
 
-    def _run(self, entry: Entry) -> None:
+    def _share(self) -> int:
+        """What fills one of the places on the line: less would leave it idle while turns change."""
+        round_trip_s, bytes_per_s = self._transfers.line()
+        in_flight = in_flight_bytes(round_trip_s, bytes_per_s)
+        return max(LEAST_SHARE, int(in_flight) // FILLS, int(bytes_per_s * LEAST_TURN_S))
+
+    def _run(self, entry: Entry, turn: Turn) -> None:
         with self.table.retained(entry) as in_use:
             if not in_use:
                 return
@@ -86,7 +89,7 @@ class Fetcher:
                     return
                 entry.pulling = True
                 file = entry.remote_file()
-            fill = _Fill(entry, self)
+            fill = _Fill(entry, turn, self)
             error: Exception | None = None
             try:
                 if fill.has_work():
@@ -117,7 +120,7 @@ class Fetcher:
                     log.info("nothing more is read ahead of %s: %s", path, error)
                 if not isinstance(error, RunicornFSError | OSError):
                     log.error("fetching %s failed in a way that is not known", path, exc_info=error)
-            more = not entry.pulling and entry.has_wishes
+            more = not entry.pulling and bool(entry.wishes)
         if more:
             self.submit(entry)
 
@@ -138,14 +141,14 @@ class _Fill(Iterator[tuple[int, int]]):
     bytes of an earlier life of the file are not kept. The entry's condition protects it.
     """
 
-    def __init__(self, entry: Entry, fetcher: Fetcher) -> None:
+    def __init__(self, entry: Entry, turn: Turn, fetcher: Fetcher) -> None:
         self.entry = entry
         self.asked: dict[int, int] = {}
         self.pulling = True
         self.refusal: Exception | None = None
+        self._turn = turn
         self._fetcher = fetcher
         self._first: tuple[int, int] | None = None
-        self._taken = 0
 
     def has_work(self) -> bool:
         """Whether there is anything to fetch: a fill of nothing would still open the file."""
@@ -164,12 +167,13 @@ class _Fill(Iterator[tuple[int, int]]):
 
     def _take(self) -> tuple[int, int] | None:
         entry = self.entry
+        ends = self._fetcher.workers.must_end(entry, self._turn)
         with entry.condition:
-            taken = None if self._had_its_share() else entry.take()
+            taken = None if ends else entry.take()
             if taken is None:
                 self._stop_pulling()
                 return None
-            first, stop, awaited = taken
+            first, stop, awaited = taken.first, taken.stop, taken.awaited
             own = self._bytes_of(list(self.asked))
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))
         try:
@@ -180,19 +184,13 @@ class _Fill(Iterator[tuple[int, int]]):
         except Exception as error:
             self._refuse(first, stop, awaited, error)
             return None
-        self._taken += bytes_in(first, stop, entry.size)
+        self._turn.taken += bytes_in(first, stop, entry.size)
         return first, stop
-
-    def _had_its_share(self) -> bool:
-        others_wait = self._fetcher.workers.others_wait
-        if self._taken >= SHARE and others_wait(urgent=False):
-            return True
-        return self._taken > 0 and not self.entry.urgent and others_wait(urgent=True)
 
     def _stop_pulling(self) -> None:
         self.pulling = False
         self.entry.pulling = False
-        if self.entry.has_wishes:
+        if self.entry.wishes:
             self._fetcher.submit(self.entry)
 
     def _refuse(self, first: int, stop: int, awaited: bool, error: Exception) -> None:

@@ -30,14 +30,18 @@ LEAST_WINDOW = 1 << 20
 MOST_WINDOW = 64 << 20
 
 
+def in_flight_bytes(round_trip_s: float, bytes_per_s: float) -> float:
+    """What transfers keep asked for and not yet answered, all together, on such a line."""
+    return 2 * bytes_per_s * round_trip_s + LEAST_WINDOW
+
+
 def window_blocks(round_trip_s: float, bytes_per_s: float) -> int:
     """How far ahead of a reader to go, in blocks.
 
     Twice what a transfer keeps in flight: were it the same, the queue would run dry whenever the line is full, and each
     dry queue ends a transfer.
     """
-    in_flight = 2 * bytes_per_s * round_trip_s + LEAST_WINDOW
-    return int(min(MOST_WINDOW, max(LEAST_WINDOW, 2 * in_flight))) // BLOCK
+    return int(min(MOST_WINDOW, max(LEAST_WINDOW, 2 * in_flight_bytes(round_trip_s, bytes_per_s)))) // BLOCK
 
 
 class _Stream:

@@ -13,6 +13,7 @@ from runicornfs.content.entry import Entry, Waiter
 from runicornfs.content.fetch import Fetcher
 from runicornfs.content.readahead import ReadAhead
 from runicornfs.content.sparse import reopened
+from runicornfs.content.wishes import Rank
 from runicornfs.errors import Interrupted
 
 log = logging.getLogger("runicornfs.content")
@@ -29,7 +30,7 @@ class CachedReader:
     """
 
     def __init__(self, entry: Entry, fetcher: Fetcher) -> None:
-        self.background = False
+        self.rank = Rank.DEMAND
         self.position: int | None = None
         self.hits = 0
         self.misses = 0
@@ -68,11 +69,9 @@ class CachedReader:
                 return data
         return self._wait(offset, end, interrupted)
 
-    def stand_back(self) -> None:
-        """From now on this reader gets what others have left of the line."""
-        with self._entry.condition:
-            self.background = True
-            self._entry.rank()
+    def stand_back(self, rank: Rank) -> None:
+        """This reader, which has read nothing yet, is a prefetch or a download: others go before it."""
+        self.rank = rank
 
     def share(self) -> int | None:
         """A read-only descriptor of all of the content, for another process; None while it is not whole.
@@ -138,7 +137,7 @@ class CachedReader:
     def _wait(self, offset: int, end: int, interrupted: Interruption) -> bytes:
         entry = self._entry
         first, stop = offset // BLOCK, -(-end // BLOCK)
-        waiter = Waiter(first, stop)
+        waiter = Waiter(first, stop, self)
         wish = None
         began = time.monotonic()
         with entry.condition:
@@ -155,7 +154,7 @@ class CachedReader:
                     self._generation = entry.generation
                     if entry.has(first, stop) and (data := self._take(offset, end)):
                         return data
-                    asked = entry.want(first, stop)
+                    asked = entry.wait_for(waiter)
                     if wish is not None:
                         entry.look_ahead(*wish, self)
                     if asked or wish is not None:
@@ -165,7 +164,7 @@ class CachedReader:
                     if interrupted():
                         raise Interrupted(f"the program that read {entry.paths[0]} has given up")
             finally:
-                entry.waiting.remove(waiter)
+                entry.stop_waiting(waiter)
                 self._fetcher.counters.waited(time.monotonic() - began)
 
     def _take(self, offset: int, end: int) -> bytes | None:

@@ -22,9 +22,10 @@ from typing import NamedTuple
 from runicornfs.content.blocks import BLOCK, bytes_in
 from runicornfs.content.counters import Counters
 from runicornfs.content.digest import Hash, RunningDigest
-from runicornfs.content.entry import RANGE, Entry
+from runicornfs.content.entry import Entry
 from runicornfs.content.flusher import Flusher
 from runicornfs.content.table import Table
+from runicornfs.content.wishes import RANGE
 from runicornfs.content.workers import Workers
 from runicornfs.errors import ContentMismatch
 

@@ -1,7 +1,7 @@
 """A few threads and the things that are ready for them, each of which is in the queue at most once.
 
-Things that are urgent go first. The same thing may be given to a second thread while a first one still has it; whoever
-does not want that says so itself.
+The same thing may be given to a second thread while a first one still has it; whoever does not want that says so
+itself.
 """
 
 from __future__ import annotations
@@ -10,23 +10,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 log = logging.getLogger("runicornfs.content")
 
-
-class Item(Protocol):
-    @property
-    def urgent(self) -> bool:
-        """Whether somebody waits for it. Asked without a lock."""
-        ...
+# How often things that were not chosen are looked at again.
+POLL_S = 0.1
 
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T")
 
 
 class Workers(Generic[T]):
-    """Thread-safe. `_ready` protects the queue (`_items`, in order of arrival) and `_stopping`; it is a leaf.
+    """Thread-safe. `_ready` protects the queue and `_stopping`; it is a leaf.
+
+    The queue is `_items`, in order of arrival, each with the time (monotonic) when it came.
 
     `run(item)` must not raise: what it raises all the same is logged.
     """
@@ -34,7 +32,7 @@ class Workers(Generic[T]):
     def __init__(self, name: str, count: int, run: Callable[[T], None]) -> None:
         self._run = run
         self._ready = threading.Condition()
-        self._items: dict[T, None] = {}
+        self._items: dict[T, float] = {}
         self._stopping = False
         # Daemonic: a thread that waits for a dead server must not keep the process from ending.
         self._threads = [
@@ -48,15 +46,8 @@ class Workers(Generic[T]):
         """Queues the item, if it is not queued already. After `stop` nothing happens."""
         with self._ready:
             if not self._stopping and item not in self._items:
-                self._items[item] = None
+                self._items[item] = time.monotonic()
                 self._ready.notify()
-
-    def others_wait(self, urgent: bool) -> bool:
-        """Whether anything is queued; with `urgent`, anything that is."""
-        if not self._items:  # without the lock: asked for every range
-            return False
-        with self._ready:
-            return any(item.urgent for item in self._items) if urgent else bool(self._items)
 
     @property
     def stopping(self) -> bool:
@@ -85,12 +76,14 @@ class Workers(Generic[T]):
 
     def _next(self) -> T | None:
         with self._ready:
-            while not self._items and not self._stopping:
-                self._ready.wait()
-            if self._stopping:
-                return None
-            item = next((item for item in self._items if item.urgent), None)
-            if item is None:
-                item = next(iter(self._items))
-            del self._items[item]
-            return item
+            while not self._stopping:
+                item = self._choose()
+                if item is not None:
+                    del self._items[item]
+                    return item
+                self._ready.wait(POLL_S if self._items else None)
+            return None
+
+    def _choose(self) -> T | None:
+        """What to do now, of what is queued. With `_ready` held."""
+        return next(iter(self._items), None)

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from runicornfs.content.contents import CACHED, VERIFIED, WHOLE, Contents, Reader
 from runicornfs.content.reader import CachedReader
+from runicornfs.content.wishes import Rank
 from runicornfs.downloads.records import FileHere, Placed
 from runicornfs.downloads.selection import WantedFile
 from runicornfs.downloads.target import Part, TargetFolder
@@ -56,7 +57,7 @@ def place(file: WantedFile, contents: Contents, task: Task, target: TargetFolder
     task.file_begins(file.path, cached)
     placed = None
     try:
-        placed = _with_reader(file, contents, task, write)
+        placed = _with_reader(file, contents, task, Rank.DOWNLOAD, write)
     finally:
         task.file_ends(file.path, placed is not None, placed)
     if not cached:
@@ -77,7 +78,7 @@ def prefetch(file: WantedFile, contents: Contents, task: Task) -> None:
     task.file_begins(file.path, cached)
     done = False
     try:
-        _with_reader(file, contents, task, read)
+        _with_reader(file, contents, task, Rank.PREFETCH, read)
         done = True
     finally:
         task.file_ends(file.path, done)
@@ -112,12 +113,14 @@ def is_same(file: WantedFile, target: TargetFolder, check: Callable[[], None] = 
     return digest.digest() == file.identity.sha256
 
 
-def _with_reader(file: WantedFile, contents: Contents, task: Task, use: Callable[[Reader], Result]) -> Result:
+def _with_reader(
+    file: WantedFile, contents: Contents, task: Task, rank: Rank, use: Callable[[Reader], Result]
+) -> Result:
     """Uses an open reader of the file; once more, with a new one, where its bytes turned out to be wrong."""
     for last in (False, True):
         with closing(contents.open(file.identity)) as reader:
             if isinstance(reader, CachedReader):
-                reader.stand_back()
+                reader.stand_back(rank)
             try:
                 return use(reader)
             except ContentMismatch:

@@ -12,6 +12,7 @@ from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.fetch import FILLS
 from runicornfs.content.reader import CachedReader
+from runicornfs.content.wishes import Rank
 from tests.fake_transfers import Caches, FakeTransfers, content_of, read_all, wait_at_rest
 from tests.waiting import wait_until
 
@@ -26,7 +27,7 @@ class World:
         """Opens a content of one block; a thread waits for it."""
         reader = self.cache.open(self.transfers.add(name, content_of(BLOCK, len(self.threads))))
         if background:
-            reader.stand_back()
+            reader.stand_back(Rank.DOWNLOAD)
         self.threads.append(threading.Thread(target=reader.read, args=[0, BLOCK]))
         self.threads[-1].start()
         return reader
@@ -70,18 +71,19 @@ def test_a_program_goes_before_a_download_that_asked_earlier(world: World) -> No
     assert not world.asked_for("download")
 
 
-def test_what_a_program_reads_too_is_not_in_the_background(world: World) -> None:
+def test_what_a_program_waits_for_too_is_not_in_the_background(world: World) -> None:
     world.read("shared", background=True)
-    wait_until(lambda: world.is_queued("shared"), "the first download")
-    world.read("download", background=True)
-    wait_until(lambda: world.is_queued("download"), "the second download")
+    wait_until(lambda: world.is_queued("shared"), "the download to wait")
+    (entry,) = [entry for entry in world.cache._table.entries() if entry.paths == ["shared"]]
+    assert entry.rank is Rank.DOWNLOAD
     program = world.cache.open(world.transfers.add("shared", content_of(BLOCK, FILLS)))
-    other = world.cache.open(world.transfers.add("download", content_of(BLOCK, FILLS + 1)))
-    other.stand_back()
-    assert [entry.urgent for entry in world.cache._table.entries()][-2:] == [True, False]
+    assert entry.rank is Rank.DOWNLOAD
+    world.threads.append(threading.Thread(target=program.read, args=[0, BLOCK]))
+    world.threads[-1].start()
+    wait_until(lambda: entry.rank is Rank.DEMAND, "the program to wait for the same block")
+    world.transfers.release()
+    world.threads[-1].join()
     program.close()
-    assert not any(entry.urgent for entry in world.cache._table.entries()[-2:])
-    other.close()
 
 
 def test_demoted_contents_are_evicted_first(tmp_path: Path) -> None:
