@@ -42,6 +42,8 @@ class Mounted:
     source: what to mount. options: further options of `mount`.
     """
 
+    program = "runicornfs"  # the module that is run
+
     def __init__(self, folder: Path, source: str, *options: str, mountpoint: Path | None = None) -> None:
         self.folder = folder
         self.source = source
@@ -148,7 +150,7 @@ class Mounted:
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         # -W default shows ResourceWarnings, which Python hides otherwise.
-        command = [sys.executable, "-X", "faulthandler", "-W", "default", "-m", "runicornfs", "mount"]
+        command = [sys.executable, "-X", "faulthandler", "-W", "default", "-m", self.program, "mount"]
         usual = ["--cache-dir", str(self.cache_dir), "--api", "127.0.0.1:0", "--sync-interval", "0"]
         usual += ["--ssh-config", str(self.folder / "ssh_config")]
         with open(self._output, "wb") as output, open(self._log, "ab") as log:
