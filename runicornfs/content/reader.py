@@ -11,7 +11,7 @@ from runicornfs.content.blocks import ABSENT, BLOCK
 from runicornfs.content.contents import Interruption, never
 from runicornfs.content.entry import Entry, Waiter
 from runicornfs.content.fetch import Fetcher
-from runicornfs.content.readahead import ReadAhead
+from runicornfs.content.readahead import Advice, ReadAhead
 from runicornfs.content.sparse import reopened
 from runicornfs.content.wishes import Rank
 from runicornfs.errors import Interrupted
@@ -70,8 +70,10 @@ class CachedReader:
         return self._wait(offset, end, interrupted)
 
     def stand_back(self, rank: Rank) -> None:
-        """This reader, which has read nothing yet, is a prefetch or a download: others go before it."""
+        """This reader, which has read nothing yet, is a prefetch or a download: it will read all of the content from
+        its start, and others go before it."""
         self.rank = rank
+        self._ahead.all_is_wanted()
 
     def share(self) -> int | None:
         """A read-only descriptor of all of the content, for another process; None while it is not whole.
@@ -127,18 +129,26 @@ class CachedReader:
             return b""  # closed under our hands
 
     def _look_ahead(self, first: int, stop: int) -> None:
-        wish = self._ahead.note(first, stop)
-        if wish is not None:
+        advice = self._ahead.note(first, stop)
+        if advice is not None:
             with self._entry.condition:
                 if self in self._entry.readers:
-                    self._entry.look_ahead(*wish, self)
-            self._fetcher.submit(self._entry)
+                    self._follow(advice)
+            if advice.spans:
+                self._fetcher.submit(self._entry)
+
+    def _follow(self, advice: Advice) -> None:
+        """Under the condition of the entry."""
+        if advice.elsewhere:
+            self._ahead.forgotten(self._entry.wishes.forget_ahead(self))
+        for first, stop in advice.spans:
+            self._entry.look_ahead(first, stop, self, advice.backward)
 
     def _wait(self, offset: int, end: int, interrupted: Interruption) -> bytes:
         entry = self._entry
         first, stop = offset // BLOCK, -(-end // BLOCK)
         waiter = Waiter(first, stop, self)
-        wish = None
+        advice = None
         began = time.monotonic()
         with entry.condition:
             entry.waiting.append(waiter)
@@ -146,7 +156,7 @@ class CachedReader:
                 if not entry.has(first, stop):
                     self.misses += 1
                     lost = entry.states.find(ABSENT, first, stop) >= 0
-                    wish = self._ahead.note(first, stop, lost)
+                    advice = self._ahead.note(first, stop, lost)
                 while True:
                     error = self._error or waiter.error
                     if error is not None:
@@ -155,11 +165,11 @@ class CachedReader:
                     if entry.has(first, stop) and (data := self._take(offset, end)):
                         return data
                     asked = entry.wait_for(waiter)
-                    if wish is not None:
-                        entry.look_ahead(*wish, self)
-                    if asked or wish is not None:
+                    if advice is not None:
+                        self._follow(advice)
+                    if asked or advice is not None:
                         self._fetcher.submit(entry)
-                        wish = None
+                        advice = None
                     entry.condition.wait(POLL_S)
                     if interrupted():
                         raise Interrupted(f"the program that read {entry.paths[0]} has given up")

@@ -108,13 +108,11 @@ class Wishes:
                 return
         queue.append(_Ahead(first, stop, owner, backward))
 
-    def forget_ahead(self, owner: object) -> int:
-        """What this reader would have wanted next it does not; returns how many blocks that were."""
-        forgotten = 0
+    def forget_ahead(self, owner: object) -> list[tuple[int, int]]:
+        """What this reader would have wanted next it does not; returns the spans (first, stop)."""
+        forgotten = []
         for rank, queue in self._ahead.items():
-            for ahead in queue:
-                if ahead.owner is owner:
-                    forgotten += self._states.count(ABSENT, ahead.first, ahead.stop)
+            forgotten += [(ahead.first, ahead.stop) for ahead in queue if ahead.owner is owner]
             self._ahead[rank] = deque(ahead for ahead in queue if ahead.owner is not owner)
         return forgotten
 

@@ -67,7 +67,7 @@ def test_the_block_that_completes_a_file_is_withheld_until_it_was_checked(
     identity = server.add("a", FILE)
     reader = cache.open(identity)
     # The last block of all to come, which is not the last of the file.
-    for block in range(20, 0, -1):
+    for block in range(1, 21):
         reader.read(block * BLOCK, BLOCK)
     held: list[object] = []
     submit = cache._verifier.submit

@@ -98,7 +98,7 @@ def test_a_reader_that_is_elsewhere_takes_its_wishes_back(wishes: Wishes) -> Non
     wishes.look_ahead(0, 20, "a", Rank.DEMAND)
     wishes.look_ahead(50, 55, "b", Rank.DEMAND)
     assert wishes.take() is not None
-    assert wishes.forget_ahead("a") == 20 - RANGE
+    assert wishes.forget_ahead("a") == [(RANGE, 20)]
     assert taken(wishes) == [(50, 55)]
 
 
