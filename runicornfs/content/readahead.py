@@ -37,8 +37,9 @@ STREAMS = 16
 STEPS = 4
 # Runs of equal length may differ by this many blocks, as they begin and end within one.
 ROUNDING = 2
-# What may be fetched ahead before anything was read, in blocks.
-ALLOWANCE = 2
+# What may be fetched ahead before much was read, in blocks. As much as a part of 1 MiB may cost: with fewer, the first
+# windows in it are so small that each ends a transfer.
+ALLOWANCE = 6
 
 # The window that a line needs is twice its bandwidth-delay product, and this much where nothing is known.
 LEAST_WINDOW = 1 << 20

@@ -20,6 +20,7 @@ from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.identity import Identity
 from runicornfs.content.reader import CachedReader
+from runicornfs.content.wishes import Rank
 from tests.fake_transfers import FakeTransfers, Fault, content_of, copy_as_killed, counted, disk_bytes
 from tests.waiting import wait_until
 
@@ -41,6 +42,7 @@ FAULTS = [
     OSError(errno.ENOSPC, "full"),
     None,
 ]
+READERS = [Rank.DEMAND, Rank.PREFETCH, Rank.DOWNLOAD]
 # What a read may end with, whatever is wrong.
 REFUSALS = (errors.ServerError, errors.NoSpace)
 
@@ -102,14 +104,36 @@ class CacheMachine(RuleBasedStateMachine):
         self.mismatches = 0
         return ContentCache(self.here, self.server, LIMIT, 0)
 
-    @rule(target=readers, name=st.sampled_from(sorted(CONTENTS)))
-    def open(self, name: str) -> Open:
-        return Open(name, self.cache.open(self.identities[name]))
+    @rule(target=readers, name=st.sampled_from(sorted(CONTENTS)), rank=st.sampled_from(READERS))
+    def open(self, name: str, rank: Rank) -> Open:
+        reader = self.cache.open(self.identities[name])
+        if rank is not Rank.DEMAND:
+            reader.stand_back(rank)
+        return Open(name, reader)
 
     @rule(reader=readers, place=st.floats(0, 1), size=st.integers(1, 3 * BLOCK))
     def read(self, reader: Open, place: float, size: int) -> None:
         try:
             reader.read(int(place * len(CONTENTS[reader.name])), size)
+        except REFUSALS:
+            return
+
+    @rule(reader=readers, place=st.floats(0, 1), size=st.integers(1, 3 * BLOCK))
+    def give_up(self, reader: Open, place: float, size: int) -> None:
+        """Reads, and waits no longer than the first thing that happens."""
+        offset = int(place * len(CONTENTS[reader.name]))
+        try:
+            reader.reader.read(offset, size, lambda: True)
+        except (*REFUSALS, errors.Interrupted):
+            return
+
+    @rule(reader=readers, start=st.integers(0, 25), step=st.integers(-4, 4))
+    def read_in_steps(self, reader: Open, start: int, step: int) -> None:
+        blocks = [start + step * number for number in range(8)]
+        try:
+            for block in blocks:
+                if 0 <= block * BLOCK < len(CONTENTS[reader.name]):
+                    reader.read(block * BLOCK, BLOCK)
         except REFUSALS:
             return
 
@@ -245,12 +269,14 @@ def test_readers_on_many_threads_get_right_bytes_or_errors(tmp_path: Path) -> No
             identity = dice.choice(identities)
             content = CONTENTS[identity.path]
             reader = cache.open(identity)
+            if dice.random() < 0.3:
+                reader.stand_back(dice.choice(READERS))
             offset = dice.randrange(len(content))
             for _ in range(dice.randrange(10)):
                 size = dice.randrange(1, 2 * BLOCK)
                 try:
-                    data = reader.read(offset, size)
-                except REFUSALS:
+                    data = reader.read(offset, size, lambda: dice.random() < 0.1)
+                except (*REFUSALS, errors.Interrupted):
                     break
                 if data != content[offset : offset + size]:
                     wrong.set()
