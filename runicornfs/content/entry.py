@@ -3,8 +3,12 @@
 `condition` protects everything in it, with three exceptions. A reader whose blocks are all here takes no lock: it looks
 at `states`, reads from `fd`, and looks at `generation` again. So whoever takes bytes away first counts `generation` up,
 then changes `states`, and only then touches the file. `given` is only ever set by readers, before that second look: a
-drop that a reader has not seen has seen `given`. `uses` and `cleared` belong to the table of entries,
-under its lock.
+drop that a reader has not seen has seen `given`. `rank` is looked at by the scheduler, to whom a guess is good enough,
+and `read_ahead` by readers (see there).
+`uses` and `cleared` belong to the table of entries, under its lock.
+
+A block is WANTED as long as it stands in the queues of `wishes`, and FLYING from when it was taken from there until it
+has come or was put back; whoever makes it wanted hands the entry to the fetcher.
 
 Nothing is called under the condition but what is below it in the order of locks: records and room.
 """
@@ -24,7 +28,7 @@ from runicornfs.content.blocks import ABSENT, PRESENT, WANTED, WITHHELD, bytes_i
 from runicornfs.content.contents import CACHED, PARTIAL, REMOTE, VERIFIED
 from runicornfs.content.digest import RunningDigest
 from runicornfs.content.identity import Identity
-from runicornfs.content.readahead import NEAR
+from runicornfs.content.readahead import NEAR, ReadAhead
 from runicornfs.content.records import Record
 from runicornfs.content.wishes import RANGE, Rank, Taken, Wishes
 from runicornfs.store.files import RemoteFile
@@ -91,6 +95,7 @@ class Entry:
         self.readers: set[OpenReader] = set()
         self.waiting: list[Waiter] = []
         self.wishes = Wishes(self.states)
+        self.read_ahead = ReadAhead(self.size, self.count)
         self.pulling = False  # a fill takes from the wishes
         self.failures = 0  # in a row, of the kind that may pass
         self.strikes = 0  # in a row, of the sha256
@@ -208,9 +213,10 @@ class Entry:
     def leave(self, reader: OpenReader) -> None:
         """A reader is closed."""
         self.readers.discard(reader)
-        self.wishes.forget_ahead(reader)
+        self.read_ahead.forgotten(self.wishes.forget_ahead(reader))
         if not self.readers:
             self.wishes.forget()
+            self.read_ahead = ReadAhead(self.size, self.count)
         self.condition.notify_all()
 
     def take(self) -> Taken | None:

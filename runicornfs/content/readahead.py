@@ -1,8 +1,9 @@
-"""What a reader will want next, judged by what it has read.
+"""What the readers of a content will want next, judged by what they have read.
 
 *Forward*: a read that goes on where an earlier one ended, or nearly, belongs to its stream, which gets a window ahead
-of it. Several streams a reader are told apart: threads that read different places, a program that maps a file. A run is
-taken to be as long as the one before: so much of it comes at once, and more only if it goes on (tensors, columns).
+of it. Several streams are told apart: threads that read different places, a program that maps a file. They belong to
+the content, not to a reader: of programs that read the same, the kernel asks now for one and now for the other. A run
+is taken to be as long as the one before: so much of it comes at once, and more only if it goes on (tensors, columns).
 *Strided*: reads at equal distances, forward or back, get the next ones; reading backward is a stride of a block.
 *Elsewhere*: any other read gets nothing but itself. So random readers, and programs that first look at the end of a
 file or at every header in it, cost what they read.
@@ -11,8 +12,8 @@ What is fetched ahead is paid for by what was read: blocks that were asked for a
 most half as many as those that were read, or ALLOWANCE. So a part of a file costs at most half as much again, however
 fast the line is, while a window grows by half with each round trip, up to what the line needs.
 
-Nothing here is locked: reads on the same descriptor at once may lose an update to each other, which costs a read-ahead
-that is a little off and nothing else.
+Nothing here is locked: reads at the same time may lose an update to each other, which costs a read-ahead that is a
+little off and nothing else. So the list of streams is never changed, only replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ START = 2
 HOLE = 4
 # Those that were overtaken come within this many blocks behind it.
 NEAR = 4
-# How many places of a file one descriptor may be reading forward from: as many as there are threads that do.
+# How many places of a content may be read forward from: as many as there are threads that do.
 STREAMS = 16
 # Steps of equal length in a row that make a stride: requests that overtake each other make up to three.
 STEPS = 4
@@ -86,44 +87,61 @@ class _Stream:
         self.window = 0
 
 
-class ReadAhead:
-    """Of one reader of a content of `count` blocks; `limit()` is the largest window."""
+class Place:
+    """Where one reader of a content is. `limit()` is the largest window, in blocks."""
 
-    def __init__(self, size: int, count: int, limit: Callable[[], int]) -> None:
+    __slots__ = ("depth", "foreseen", "last", "limit", "step", "steps", "sure")
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self.limit = limit
+        self.sure = False  # it will read everything from the start: no window has to be earned
+        self.last = 0  # where its last read began
+        self.step = 0  # how far that was from the one before
+        self.steps = 0  # how many in a row were of this length
+        self.foreseen = 0  # the last place of the stride that was asked for
+        self.depth = 0  # how many places of it are asked for at once
+
+    def is_strided(self, first: int, stop: int) -> bool:
+        """Whether a read from `first` is one more equal step, and not just the next block."""
+        step = first - self.last
+        if step == 0:
+            return False  # the same block once more: small reads
+        self.last = first
+        if step != self.step:
+            self.step, self.steps, self.depth, self.foreseen = step, 1, 0, first
+            return False
+        self.steps += 1
+        return self.steps >= STEPS and not 0 < step <= stop - first
+
+
+class ReadAhead:
+    """Of a content of `count` blocks."""
+
+    def __init__(self, size: int, count: int) -> None:
         self._whole = size <= SMALL_FILE
         self._count = count
-        self._limit = limit
-        self._sure = False
         self._streams: list[_Stream] = []  # the one used last stands first
         self._read = 0  # blocks, each as often as a stream came to it
         self._unread = 0  # blocks that were asked for ahead and not read
-        self._last = 0  # where the last read began
-        self._step = 0  # how far that was from the one before
-        self._steps = 0  # how many in a row were of this length
-        self._foreseen = 0  # the last place of the stride that was asked for
-        self._depth = 0  # how many places of it are asked for at once
 
-    def all_is_wanted(self) -> None:
-        """The reader will read everything from the start: no window has to be earned."""
-        self._sure = True
-
-    def note(self, first: int, stop: int, lost: bool = False) -> Advice | None:
-        """After a read of the blocks from `first` up to `stop`: what to do about the next ones, if anything.
+    def note(self, place: Place, first: int, stop: int, lost: bool = False) -> Advice | None:
+        """After a read of the blocks from `first` up to `stop` by the reader who is at `place`: what to do about the
+        next ones, if anything.
 
         `lost` says that a block of this read had not been asked for: what was asked for ahead may not have come.
         """
-        strided = self._is_strided(first, stop)
+        strided = place.is_strided(first, stop)
         stream = self._stream_at(first)
         # Threads that go forward side by side also make equal steps: wide ones, from stream to stream.
-        if strided and (stream is None or abs(self._step) <= HOLE):
-            return self._stride(first, stop, lost)
+        if strided and (stream is None or abs(place.step) <= HOLE):
+            return self._stride(place, first, stop, lost)
         if stream is None:
-            return self._elsewhere(first, stop)
+            return self._elsewhere(place, first, stop)
         if stop <= stream.high:
             self._count_late(stream, stop - first)
             return None
         self._go_on(stream, first, stop, lost)
-        spans = self._advance(stream)
+        spans = self._advance(place, stream)
         return Advice(spans) if spans else None
 
     def forgotten(self, spans: Iterable[tuple[int, int]]) -> None:
@@ -138,26 +156,28 @@ class ReadAhead:
 
     def _stream_at(self, first: int) -> _Stream | None:
         found = None
-        for at, stream in enumerate(self._streams):
+        streams = self._streams
+        for stream in streams:
             ahead = first - stream.high
             if 0 <= ahead <= HOLE:
-                found = at
+                found = stream
                 break
             if found is None and -NEAR <= ahead < 0:
-                found = at
-        if found:
-            self._streams.insert(0, self._streams.pop(found))
-        return None if found is None else self._streams[0]
+                found = stream
+        if found is not None and found is not streams[0]:
+            self._streams = [found, *(stream for stream in streams if stream is not found)]
+        return found
 
-    def _elsewhere(self, first: int, stop: int) -> Advice | None:
-        waiting = any(stream.reach > stream.high for stream in self._streams)
-        last = self._streams[0] if self._streams else None
-        stream = _Stream(first, stop, first + (last.high - last.first if last else 0))
-        self._streams = [stream, *self._streams[: STREAMS - 1]]
+    def _elsewhere(self, place: Place, first: int, stop: int) -> Advice | None:
+        streams = self._streams
+        waiting = any(stream.reach > stream.high for stream in streams)
+        last = streams[0].high - streams[0].first if streams else 0
+        stream = _Stream(first, stop, first + last)
+        self._streams = [stream, *streams[: STREAMS - 1]]
         self._read += stop - first
         if self._whole:
             return Advice([(0, self._count)])
-        spans = self._advance(stream) if first == 0 else []
+        spans = self._advance(place, stream) if first == 0 else []
         return Advice(spans, elsewhere=waiting) if spans or waiting else None
 
     def _go_on(self, stream: _Stream, first: int, stop: int, lost: bool) -> None:
@@ -181,8 +201,8 @@ class ReadAhead:
         stream.skipped_unread -= unread
         self._unread -= unread
 
-    def _advance(self, stream: _Stream) -> list[tuple[int, int]]:
-        limit = self._limit()
+    def _advance(self, place: Place, stream: _Stream) -> list[tuple[int, int]]:
+        limit = place.limit()
         if stream.high < stream.end:
             window = min(limit, stream.end - stream.high)
         elif stream.high < stream.end + ROUNDING and stream.end - stream.first > ROUNDING:
@@ -193,9 +213,9 @@ class ReadAhead:
             enough = stream.window * 3 // 4 if stream.window >= limit else stream.window // 2
             if stream.window and stream.reach - stream.high > enough:
                 return []
-            window = limit if self._sure else min(limit, max(START, 2 * stream.window))
+            window = limit if place.sure else min(limit, max(START, 2 * stream.window))
         first = stream.reach
-        stop = min(self._count, stream.high + window, first + self._allowed())
+        stop = min(self._count, stream.high + window, first + self._allowed(place))
         if stop <= first:
             return []
         stream.reach = stop
@@ -204,44 +224,33 @@ class ReadAhead:
         self._unread += stop - first
         return [(first, stop)]
 
-    def _allowed(self) -> int:
+    def _allowed(self, place: Place) -> int:
         """How many more blocks may be asked for ahead."""
-        return self._count if self._sure else max(ALLOWANCE, self._read // 2) - self._unread
+        return self._count if place.sure else max(ALLOWANCE, self._read // 2) - self._unread
 
     # Strides
 
-    def _is_strided(self, first: int, stop: int) -> bool:
-        step = first - self._last
-        if step == 0:
-            return False  # the same block once more: small reads
-        self._last = first
-        if step != self._step:
-            self._step, self._steps, self._depth, self._foreseen = step, 1, 0, first
-            return False
-        self._steps += 1
-        return self._steps >= STEPS and not 0 < step <= stop - first
-
-    def _stride(self, first: int, stop: int, lost: bool) -> Advice | None:
-        step, size = self._step, stop - first
+    def _stride(self, place: Place, first: int, stop: int, lost: bool) -> Advice | None:
+        step, size = place.step, stop - first
         cost = min(size, abs(step))  # of one more place, in blocks
         self._read += cost
-        ahead = (self._foreseen - first) // step
-        if self._depth and ahead >= 0:
+        ahead = (place.foreseen - first) // step
+        if place.depth and ahead >= 0:
             self._unread -= cost
         if lost:
             self._unread -= cost * max(0, ahead)
             ahead = 0
         ahead = max(0, ahead)
-        if self._depth and ahead > self._depth // 2:
+        if place.depth and ahead > place.depth // 2:
             return None
-        depth = min(max(1, 2 * self._depth), self._limit() // cost)
-        more = min(depth - ahead, self._allowed() // cost)
-        start = first if ahead == 0 else self._foreseen
-        places = [start + step * number for number in range(1, more + 1)]
-        places = [place for place in places if 0 <= place < self._count]
-        self._depth = max(1, ahead + len(places))
-        if not places:
+        depth = min(max(1, 2 * place.depth), place.limit() // cost)
+        more = min(depth - ahead, self._allowed(place) // cost)
+        start = first if ahead == 0 else place.foreseen
+        starts = [start + step * number for number in range(1, more + 1)]
+        starts = [start for start in starts if 0 <= start < self._count]
+        place.depth = max(1, ahead + len(starts))
+        if not starts:
             return None
-        self._foreseen = places[-1]
-        self._unread += cost * len(places)
-        return Advice([(place, min(place + size, self._count)) for place in places], backward=step < 0)
+        place.foreseen = starts[-1]
+        self._unread += cost * len(starts)
+        return Advice([(start, min(start + size, self._count)) for start in starts], backward=step < 0)

@@ -11,7 +11,7 @@ from runicornfs.content.blocks import ABSENT, BLOCK
 from runicornfs.content.contents import Interruption, never
 from runicornfs.content.entry import Entry, Waiter
 from runicornfs.content.fetch import Fetcher
-from runicornfs.content.readahead import Advice, ReadAhead
+from runicornfs.content.readahead import Advice, Place
 from runicornfs.content.sparse import reopened
 from runicornfs.content.wishes import Rank
 from runicornfs.errors import Interrupted
@@ -37,7 +37,7 @@ class CachedReader:
         self.bytes_served = 0
         self._entry = entry
         self._fetcher = fetcher
-        self._ahead = ReadAhead(entry.size, entry.count, fetcher.window_blocks)
+        self._place = Place(fetcher.window_blocks)
         self._error: Exception | None = None
         self._closing = threading.Lock()
         self._closed = False
@@ -73,7 +73,7 @@ class CachedReader:
         """This reader, which has read nothing yet, is a prefetch or a download: it will read all of the content from
         its start, and others go before it."""
         self.rank = rank
-        self._ahead.all_is_wanted()
+        self._place.sure = True
 
     def share(self) -> int | None:
         """A read-only descriptor of all of the content, for another process; None while it is not whole.
@@ -129,7 +129,7 @@ class CachedReader:
             return b""  # closed under our hands
 
     def _look_ahead(self, first: int, stop: int) -> None:
-        advice = self._ahead.note(first, stop)
+        advice = self._entry.read_ahead.note(self._place, first, stop)
         if advice is not None:
             with self._entry.condition:
                 if self in self._entry.readers:
@@ -140,7 +140,7 @@ class CachedReader:
     def _follow(self, advice: Advice) -> None:
         """Under the condition of the entry."""
         if advice.elsewhere:
-            self._ahead.forgotten(self._entry.wishes.forget_ahead(self))
+            self._entry.read_ahead.forgotten(self._entry.wishes.forget_ahead(self))
         for first, stop in advice.spans:
             self._entry.look_ahead(first, stop, self, advice.backward)
 
@@ -156,7 +156,7 @@ class CachedReader:
                 if not entry.has(first, stop):
                     self.misses += 1
                     lost = entry.states.find(ABSENT, first, stop) >= 0
-                    advice = self._ahead.note(first, stop, lost)
+                    advice = entry.read_ahead.note(self._place, first, stop, lost)
                 while True:
                     error = self._error or waiter.error
                     if error is not None:

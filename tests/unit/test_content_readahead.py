@@ -16,6 +16,8 @@ from runicornfs.content.readahead import (
     SMALL_FILE,
     START,
     STREAMS,
+    Advice,
+    Place,
     ReadAhead,
     window_blocks,
 )
@@ -24,17 +26,28 @@ COUNT = 10_000
 LIMIT = 64
 
 
-def ahead_of(count: int = COUNT, limit: int = LIMIT) -> ReadAhead:
-    return ReadAhead(count * BLOCK, count, lambda: limit)
+class Reader:
+    """One reader of a content, of its own or one that others read, too."""
+
+    def __init__(self, count: int, limit: int, ahead: ReadAhead | None = None) -> None:
+        self.ahead = ahead or ReadAhead(count * BLOCK, count)
+        self.place = Place(lambda: limit)
+
+    def note(self, first: int, stop: int, lost: bool = False) -> Advice | None:
+        return self.ahead.note(self.place, first, stop, lost)
 
 
-def spans_after(ahead: ReadAhead, reads: list[int]) -> list[tuple[int, int]]:
+def ahead_of(count: int = COUNT, limit: int = LIMIT) -> Reader:
+    return Reader(count, limit)
+
+
+def spans_after(ahead: Reader, reads: list[int]) -> list[tuple[int, int]]:
     """Reads these blocks; the spans that were to be fetched ahead."""
     advices = [ahead.note(block, block + 1) for block in reads]
     return [span for advice in advices if advice is not None for span in advice.spans]
 
 
-def reach_after(ahead: ReadAhead, reads: list[int]) -> int:
+def reach_after(ahead: Reader, reads: list[int]) -> int:
     """Reads these blocks; how far ahead was asked for."""
     return max((stop for _, stop in spans_after(ahead, reads)), default=0)
 
@@ -98,6 +111,15 @@ def test_as_many_streams_as_threads_read_are_told_apart() -> None:
     spans = spans_after(ahead_of(), [place + step for step in range(100) for place in places])
     for place in places:
         assert max(stop for first, stop in spans if place <= first < place + 500) > place + 110
+
+
+def test_readers_who_share_the_reads_of_a_stream_are_one_stream() -> None:
+    """The kernel asks for a page once, on behalf of any of those who read it."""
+    first = ahead_of()
+    readers = [first, *(Reader(COUNT, LIMIT, first.ahead) for _ in range(7))]
+    dice = Random(1)
+    spans = [span for block in range(500) for span in spans_after(dice.choice(readers), [block])]
+    assert max(stop for _, stop in spans) >= 500 + LIMIT * 3 // 4 - 1
 
 
 def test_reading_backward_gets_what_lies_before() -> None:
@@ -168,14 +190,14 @@ def test_what_was_not_asked_for_in_the_end_can_be_asked_for_again() -> None:
     ahead = ahead_of()
     spans = spans_after(ahead, list(range(40)))
     forgotten = [(spans[-1][0] + 1, spans[-1][1])]
-    ahead.forgotten(forgotten)
+    ahead.ahead.forgotten(forgotten)
     again = spans_after(ahead, list(range(40, 60)))
     assert again[0][0] == forgotten[0][0]
 
 
 def test_who_reads_all_of_a_file_gets_the_whole_window_at_once() -> None:
     ahead = ahead_of()
-    ahead.all_is_wanted()
+    ahead.place.sure = True
     assert spans_after(ahead, [0]) == [(1, 1 + LIMIT)]
 
 
@@ -207,7 +229,7 @@ def test_what_is_fetched_for_nothing_is_at_most_half_of_what_was_read(
 
 def test_a_small_file_comes_whole_with_its_first_read_wherever_that_is() -> None:
     count = SMALL_FILE // BLOCK
-    advice = ReadAhead(SMALL_FILE, count, lambda: LIMIT).note(count - 1, count)
+    advice = ahead_of(count).note(count - 1, count)
     assert advice is not None
     assert advice.spans == [(0, count)]
 
