@@ -75,10 +75,10 @@ class Fetcher:
         return min(window_blocks(*self._transfers.line()), self.room.limit // 2 // BLOCK)
 
     def _share(self) -> int:
-        """What fills one of the places on the line: less would leave it idle while turns change."""
+        """Half of what one of the places has in flight: less would leave the line idle while turns change."""
         round_trip_s, bytes_per_s = self._transfers.line()
         in_flight = in_flight_bytes(round_trip_s, bytes_per_s)
-        return max(LEAST_SHARE, int(in_flight) // FILLS, int(bytes_per_s * LEAST_TURN_S))
+        return max(LEAST_SHARE, int(in_flight) // FILLS // 2, int(bytes_per_s * LEAST_TURN_S))
 
     def _run(self, entry: Entry, turn: Turn) -> None:
         with self.table.retained(entry) as in_use:

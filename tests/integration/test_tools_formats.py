@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -16,16 +17,18 @@ from safetensors.numpy import load_file, save_file
 
 from runicornfs.demo.samplestore import StoreWriter
 from tests.conftest import MountStore
-from tests.integration.test_mount_lazy import MIB, cache
+from tests.integration.test_mount_lazy import MIB
+from tests.integration.test_mount_lazy import cache as cache_status
 from tests.mounts import Mounted
 
 FILES = "artifacts/model/net/v1/files"
 ARRAYS = 32
 NUMBERS = 250_000  # float32: each array has 1 MB, so each file 32
-# What one array of 32 may cost, with the file's directory, whole blocks and some read-ahead.
-A_QUARTER = 8 * MIB
+# What one array of 32 may cost, with the file's directory, whole blocks and read-ahead, also on a line as fast as this.
+ONE_ARRAY = 3 * MIB
 
 
+@cache
 def array(number: int) -> np.ndarray:
     return np.random.default_rng(number).standard_normal(NUMBERS, dtype=np.float32)
 
@@ -40,7 +43,7 @@ class Shown:
     @property
     def fetched(self) -> int:
         """In bytes."""
-        return cache(self._mounted)["bytes_fetched"]
+        return cache_status(self._mounted)["bytes_fetched"]
 
     def report(self, what: str) -> None:
         """The numbers of docs/compatibility.md; `pytest -rP` shows them."""
@@ -75,14 +78,14 @@ def test_safetensors_loads_one_tensor(tensors: Shown) -> None:
         assert len(list(file.keys())) == ARRAYS
         assert np.array_equal(file.get_tensor("layer20"), array(20))
     tensors.report("one tensor of safetensors")
-    assert tensors.fetched < A_QUARTER
+    assert tensors.fetched < ONE_ARRAY
 
 
 def test_safetensors_loads_a_slice(tensors: Shown) -> None:
     with safe_open(tensors.path, framework="numpy") as file:
         assert np.array_equal(file.get_slice("layer20")[1000:1010], array(20)[1000:1010])
     tensors.report("a slice of a tensor of safetensors")
-    assert tensors.fetched < A_QUARTER
+    assert tensors.fetched < ONE_ARRAY
 
 
 @pytest.mark.timeout(300)
@@ -91,7 +94,7 @@ def test_safetensors_loads_tensors_of_torch(tensors: Shown) -> None:
     with safe_open(tensors.path, framework="pt") as file:
         assert torch.equal(file.get_tensor("layer20"), torch.from_numpy(array(20)))
     tensors.report("one tensor of safetensors with torch")
-    assert tensors.fetched < A_QUARTER
+    assert tensors.fetched < ONE_ARRAY
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def test_h5py_reads_one_dataset(datasets: Shown) -> None:
         assert len(file["group"]) == ARRAYS
         assert np.array_equal(file["group/set20"][:], array(20))
     datasets.report("one dataset of HDF5")
-    assert datasets.fetched < A_QUARTER
+    assert datasets.fetched < ONE_ARRAY
 
 
 def test_h5py_reads_everything(datasets: Shown) -> None:
@@ -127,7 +130,7 @@ def test_pyarrow_reads_one_column(table: Shown, memory_map: bool) -> None:
     read = pq.read_table(table.path, columns=["column20"], memory_map=memory_map)
     assert np.array_equal(read["column20"].to_numpy(), array(20))
     table.report(f"one column of Parquet ({'mmap' if memory_map else 'read'})")
-    assert table.fetched < A_QUARTER
+    assert table.fetched < ONE_ARRAY
 
 
 def test_pyarrow_reads_the_schema(table: Shown) -> None:
@@ -166,7 +169,7 @@ def test_sqlite_reads_one_row(database: Shown, mode: str) -> None:
     assert connection.execute("SELECT count(*) FROM arrays WHERE number < 10").fetchone() == (10,)
     connection.close()
     database.report(f"one row of SQLite ({mode})")
-    assert database.fetched < A_QUARTER
+    assert database.fetched < ONE_ARRAY
 
 
 def test_sqlite_checks_the_whole_file(database: Shown) -> None:
