@@ -154,15 +154,17 @@ class _Replay:
         self._stalls: set[float] = set()
 
     def run(self) -> Outcome:
-        for number, read in enumerate(self._trace.reads):
-            while any(other not in read.beside for other in self._running):
+        try:
+            for number, read in enumerate(self._trace.reads):
+                while any(other not in read.beside for other in self._running):
+                    self._wait()
+                self._begin(number, read)
+                self._line.take()
+            while self._running:
                 self._wait()
-            self._begin(number, read)
-            self._line.take()
-        while self._running:
-            self._wait()
-        for reader in self._readers.values():
-            reader.close()
+        finally:  # whoever still waits gets an error
+            for reader in self._readers.values():
+                reader.close()
         return Outcome(self._line.bytes, len(self._stalls), self._line.now)
 
     def _begin(self, number: int, read: Read) -> None:

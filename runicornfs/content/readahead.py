@@ -75,7 +75,7 @@ class Advice:
 
 
 class _Stream:
-    __slots__ = ("end", "first", "high", "reach", "skipped", "skipped_unread", "window")
+    __slots__ = ("end", "first", "high", "left", "reach", "skipped", "skipped_unread", "window")
 
     def __init__(self, first: int, high: int, end: int) -> None:
         self.first = first
@@ -85,6 +85,7 @@ class _Stream:
         self.skipped = 0  # blocks behind `high` that have not been read
         self.skipped_unread = 0  # and those of them that were asked for ahead
         self.window = 0
+        self.left = False  # the last read but this one began another stream
 
 
 class Place:
@@ -137,12 +138,12 @@ class ReadAhead:
             return self._stride(place, first, stop, lost)
         if stream is None:
             return self._elsewhere(place, first, stop)
+        stream.left = False
         if stop <= stream.high:
             self._count_late(stream, stop - first)
             return None
         self._go_on(stream, first, stop, lost)
-        spans = self._advance(place, stream)
-        return Advice(spans) if spans else None
+        return self._advice(self._advance(place, stream))
 
     def forgotten(self, spans: Iterable[tuple[int, int]]) -> None:
         """These blocks, which were to be fetched ahead, were not asked for."""
@@ -170,15 +171,24 @@ class ReadAhead:
 
     def _elsewhere(self, place: Place, first: int, stop: int) -> Advice | None:
         streams = self._streams
-        waiting = any(stream.reach > stream.high for stream in streams)
+        advice = self._advice([])
+        for other in streams:
+            other.left = other.reach > other.high
         last = streams[0].high - streams[0].first if streams else 0
         stream = _Stream(first, stop, first + last)
         self._streams = [stream, *streams[: STREAMS - 1]]
         self._read += stop - first
         if self._whole:
             return Advice([(0, self._count)])
-        spans = self._advance(place, stream) if first == 0 else []
-        return Advice(spans, elsewhere=waiting) if spans or waiting else None
+        return self._advice(self._advance(place, stream)) if first == 0 else advice
+
+    def _advice(self, spans: list[tuple[int, int]]) -> Advice | None:
+        """One read elsewhere says little: a program that maps a file looks at the next tensor while it reads this one.
+        The second one in a row, or a stream that goes on there, says that the others were left."""
+        left = [stream for stream in self._streams if stream.left]
+        for stream in left:
+            stream.left = False
+        return Advice(spans, elsewhere=bool(left)) if spans or left else None
 
     def _go_on(self, stream: _Stream, first: int, stop: int, lost: bool) -> None:
         begin = max(first, stream.high)

@@ -163,10 +163,7 @@ def test_a_run_is_expected_to_be_as_long_as_the_last_one() -> None:
     ahead = ahead_of(limit=COUNT)
     runs = [block for start in (100, 300, 600, 1000) for block in range(start, start + 20)]
     spans_after(ahead, runs)
-    advice = ahead.note(2000, 2001)
-    assert advice is not None
-    assert advice.elsewhere
-    spans = spans_after(ahead, list(range(2001, 2020)))
+    spans = spans_after(ahead, list(range(2000, 2020)))
     assert spans[0] == (2002, 2020)
     assert max(stop for _, stop in spans) == 2020
 
@@ -180,10 +177,27 @@ def test_a_run_that_is_longer_than_the_last_one_grows_again() -> None:
 def test_going_elsewhere_is_said_where_something_is_still_to_be_fetched() -> None:
     ahead = ahead_of()
     spans_after(ahead, list(range(20)))
-    advice = ahead.note(5000, 5001)
+    assert ahead.note(5000, 5001) is None
+    advice = ahead.note(5001, 5002)
     assert advice is not None
     assert advice.elsewhere
-    assert not advice.spans
+
+
+def test_one_look_elsewhere_is_not_leaving() -> None:
+    ahead = ahead_of()
+    spans_after(ahead, list(range(20)))
+    assert ahead.note(5000, 5001) is None
+    advices = [ahead.note(block, block + 1) for block in range(20, 60)]
+    assert not any(advice.elsewhere for advice in advices if advice is not None)
+
+
+def test_two_looks_elsewhere_in_a_row_are_leaving() -> None:
+    ahead = ahead_of()
+    spans_after(ahead, list(range(20)))
+    assert ahead.note(5000, 5001) is None
+    advice = ahead.note(7000, 7001)
+    assert advice is not None
+    assert advice.elsewhere
 
 
 def test_what_was_not_asked_for_in_the_end_can_be_asked_for_again() -> None:
