@@ -29,9 +29,9 @@ SMALL_FILE = 1 << 20
 START = 2
 # A read that starts within this many blocks ahead of where a stream has come to belongs to it: page faults leave holes,
 # and the kernel sends its own read-ahead on several threads, so that requests overtake each other.
-HOLE = 4
+HOLE = 3
 # Those that were overtaken come within this many blocks behind it.
-NEAR = 4
+NEAR = 8
 # How many places of a content may be read forward from: as many as there are threads that do.
 STREAMS = 16
 # Steps of equal length in a row that make a stride: requests that overtake each other make up to three.
