@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 
+from runicornfs.catalog.manifests import paths_in
 from runicornfs.catalog.nodes import ROOT_INODE
 from runicornfs.store.paths import PATH_LIMIT
 
@@ -31,7 +32,11 @@ def path_of(connection: sqlite3.Connection, inode: int, known: dict[int, str]) -
 def all_paths(connection: sqlite3.Connection) -> Iterator[str]:
     """The path of every node."""
     known: dict[int, str] = {}
-    for (inode,) in connection.execute("SELECT inode FROM nodes").fetchall():
+    for inode, manifest in connection.execute("SELECT inode, iif(kind = 0, document, NULL) FROM nodes").fetchall():
         path = path_of(connection, inode, known)
-        if path is not None:
-            yield path
+        if path is None:
+            continue
+        yield path
+        if manifest is not None:
+            for name in paths_in(connection, manifest):
+                yield f"{path}/{name}"

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runicornfs.catalog import manifests
 from runicornfs.catalog.ancestry import all_paths, path_of
 from runicornfs.catalog.artifacts import Artifacts
 from runicornfs.catalog.database import Database
@@ -144,35 +145,49 @@ class Catalog:
         return self._database.rows(statement, *below(artifact))
 
     def lookup(self, path: str) -> Node | None:
-        """The node at a path relative to the store's root, "" for the root; one probe of one tree."""
+        """The node at a path relative to the store's root, "" for the root; one probe of one tree, or two where a
+        manifest lists it."""
         try:
             inode = inode_of(path)
             name = name_bytes(path)
         except UnicodeEncodeError:
             return None
+        listed = manifests.split(path)
+        if listed is not None and listed[1]:
+            files, below = listed
+            parents = inode_of(files), inode_of(parent_of(files)), inode_of(parent_of(below))
+            row = self._database.row(manifests.LOOKUP, *parents, name)
+            return None if row is None else Node(path, inode, Kind(row[0]), *row[1:])
         row = self._database.row(
-            "SELECT kind, size, mtime_ns, digest, document, target, parent, name FROM nodes WHERE inode = ?", inode
+            "SELECT kind, size, mtime_ns, document, target, parent, name FROM nodes WHERE inode = ?", inode
         )
-        if row is None or row[7] != name or (path and row[6] != inode_of(parent_of(path))):
+        if row is None or row[6] != name or (path and row[5] != inode_of(parent_of(path))):
             return None
-        return Node(path, inode, Kind(row[0]), *row[1:6])
+        return _node(path, inode, *row[:5])
 
     def children(self, path: str) -> list[tuple[str, Node]]:
         """Name and node of everything in a folder, sorted by the names' bytes; [] for what is no folder."""
         try:
-            parent = inode_of(path)
+            number = inode_of(path)
         except UnicodeEncodeError:
             return []
         before = f"{path}/" if path else ""
-        rows = self._database.rows(
-            "SELECT name, inode, kind, size, mtime_ns, digest, document, target FROM nodes"
-            " WHERE parent = ? ORDER BY name",
-            parent,
-        )
+        listed = manifests.split(path)
         found = []
-        for raw, inode, kind, *attributes in rows:
+        if listed is not None:
+            files, below = listed
+            folders = inode_of(files), inode_of(parent_of(files)), inode_of(below)
+            for raw, kind, *facts in self._database.rows(manifests.CHILDREN, *folders):
+                name = os.fsdecode(raw)
+                found.append((name, Node(before + name, inode_of(before + name), Kind(kind), *facts)))
+            return found
+        rows = self._database.rows(
+            "SELECT name, inode, kind, size, mtime_ns, document, target FROM nodes WHERE parent = ? ORDER BY name",
+            number,
+        )
+        for raw, inode, *facts in rows:
             name = os.fsdecode(raw)
-            found.append((name, Node(before + name, inode, Kind(kind), *attributes)))
+            found.append((name, _node(before + name, inode, *facts)))
         return found
 
     def listing(self, path: str) -> list[Row]:
@@ -202,21 +217,34 @@ class Catalog:
                 yield os.fsdecode(path), id
 
     def paths_of(self, digest: bytes) -> list[str]:
-        """Where a content stands in the store. Looks at every node: for what is rare, like a content that was bad."""
+        """Where a content stands in the store. Looks at every file: for what is rare, like a content that was bad."""
         known: dict[int, str] = {}
+        found = []
         with self._database.snapshot() as connection:
-            rows = connection.execute("SELECT inode FROM nodes WHERE digest = ?", (digest,)).fetchall()
-            found = [path_of(connection, inode, known) for (inode,) in rows]
-        return [path for path in found if path is not None]
+            rows = connection.execute(
+                "SELECT n.inode, e.manifest, e.folder, e.name FROM entries e JOIN nodes n"
+                " ON n.document = e.manifest AND n.kind = 0 AND n.document IS NOT NULL WHERE e.digest = ?",
+                (digest,),
+            )
+            for inode, manifest, folder, name in rows.fetchall():
+                files = path_of(connection, inode, known)
+                if files is not None:
+                    above = manifests.folders_of(connection, manifest).get(folder, "")
+                    found.append(manifests.below(files, manifests.below(above, os.fsdecode(name))))
+        return found
 
     def units_with(self, digests: list[bytes]) -> dict[bytes, list[str]]:
         """The versions' folders (`artifacts/model/net/v3`) in which these contents stand, by artifact and number; at
-        most a thousand contents. Looks at every node, once for all of them: 0.1 s for 200,000."""
+        most a thousand contents. Looks at every file, once for all of them: 0.1 s for 200,000."""
         known: dict[int, str] = {}
         found: dict[bytes, list[str]] = {}
         marks = ",".join("?" * len(digests))
         with self._database.snapshot() as connection:
-            rows = connection.execute(f"SELECT DISTINCT digest, unit FROM nodes WHERE digest IN ({marks})", digests)
+            rows = connection.execute(
+                "SELECT DISTINCT e.digest, n.unit FROM entries e JOIN nodes n"
+                f" ON n.document = e.manifest AND n.kind = 0 AND n.document IS NOT NULL WHERE e.digest IN ({marks})",
+                digests,
+            )
             for digest, unit in rows.fetchall():
                 path = path_of(connection, unit, known)
                 if path is not None:
@@ -252,6 +280,13 @@ class Catalog:
         self._told = changes.generation
         for listener in self._listeners:
             listener(changes)
+
+
+def _node(path: str, inode: int, kind: int, size: int, mtime_ns: int, document: int | None, target: str | None) -> Node:
+    """Of a row of `nodes`. The document of a folder is its manifest: nothing that could be read as the folder's."""
+    if kind == Kind.DIRECTORY:
+        document = None
+    return Node(path, inode, Kind(kind), size, mtime_ns, None, document, target)
 
 
 def _place_in_order(unit: str) -> tuple[str, int]:

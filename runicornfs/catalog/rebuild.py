@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from runicornfs.catalog.manifests import inventory_of
 from runicornfs.catalog.nodes import inode_of
 from runicornfs.catalog.runwriter import RunWriter
 from runicornfs.catalog.tree import Source, artifact_nodes, folder_nodes, version_nodes
@@ -30,11 +31,9 @@ from runicornfs.store.layout import (
 from runicornfs.store.observed import ObservedKind
 from runicornfs.store.paths import printable
 from runicornfs.store.records import (
-    MANIFEST_LIMIT,
     IndexEntry,
     VersionIndex,
     VersionMetadata,
-    parse_manifest,
     parse_version_index,
     parse_version_metadata,
     visible_aliases,
@@ -194,13 +193,15 @@ class Rebuild:
         try:
             parse_version_metadata(self._content(metadata))
             reading = manifest
-            if manifest.size > MANIFEST_LIMIT:
-                raise MalformedRecord(f"its {manifest.size} bytes are more than a manifest may have")
-            inventory = parse_manifest(self._content(manifest))
+            inventory = inventory_of(self._connection, manifest.document)
+            if inventory is None:
+                raise MalformedRecord("it cannot be read")
+            if inventory.refused is not None:
+                raise MalformedRecord(inventory.refused)
         except MalformedRecord as error:
             self._replace_unit(unit, [f"{unit}: it is left out, since {reading.path} cannot be used: {error}"])
             return False
-        self._writer.replace(unit, version_nodes(unit, metadata, manifest, inventory))
+        self._writer.replace(unit, version_nodes(unit, metadata, manifest, inventory.newest_ns))
         self._replace_problems(unit, [f"{manifest.path}: {problem}" for problem in inventory.problems])
         return True
 

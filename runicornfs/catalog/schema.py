@@ -7,10 +7,12 @@ are BLOBs, as the server's file system has them.
 from __future__ import annotations
 
 # Raised with every change below, and with every change of what is derived from the same sources.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 TABLES = (
     "documents",
+    "manifests",
+    "entries",
     "sources",
     "staged",
     "nodes",
@@ -28,6 +30,24 @@ SCHEMA = """
 -- contents of the server's small JSON files, never changed: another content is another row
 CREATE TABLE documents (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 
+-- of each document that is a manifest: what it says as a whole; problems is a JSON list, refused says that it is none
+CREATE TABLE manifests (
+    document INTEGER PRIMARY KEY, files INTEGER NOT NULL, bytes INTEGER NOT NULL, entries INTEGER NOT NULL,
+    newest_ns INTEGER, problems TEXT NOT NULL, refused TEXT
+);
+
+-- and the files and folders that it brings into being below `files`; folder is the number of the path below that
+CREATE TABLE entries (
+    manifest INTEGER NOT NULL, folder INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB,
+    PRIMARY KEY (manifest, folder, name)
+) WITHOUT ROWID;
+
+CREATE TRIGGER document_gone AFTER DELETE ON documents BEGIN
+    DELETE FROM manifests WHERE document = OLD.id;
+    DELETE FROM entries WHERE manifest = OLD.id;
+END;
+
 -- what the last applied sync knows of the server; kind is an ObservedKind
 CREATE TABLE sources (
     path BLOB PRIMARY KEY, kind INTEGER NOT NULL, token BLOB NOT NULL,
@@ -40,13 +60,15 @@ CREATE TABLE staged (
     size INTEGER, mtime_ns INTEGER, document INTEGER
 ) WITHOUT ROWID;
 
--- what the mount shows; parent and unit are inode numbers of paths, unit is what the node is rebuilt with
+-- what the mount shows, but for what manifests bring into being: there the folder `files` has the manifest as document;
+-- parent and unit are inode numbers of paths, unit is what the node is rebuilt with
 CREATE TABLE nodes (
     inode INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB, document INTEGER, target TEXT, unit INTEGER NOT NULL
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, document INTEGER, target TEXT, unit INTEGER NOT NULL
 );
 CREATE INDEX nodes_by_parent ON nodes (parent, name);
 CREATE INDEX nodes_by_unit ON nodes (unit);
+CREATE INDEX nodes_by_manifest ON nodes (document) WHERE kind = 0 AND document IS NOT NULL;
 
 -- id is the inode number of the path
 CREATE TABLE artifacts (

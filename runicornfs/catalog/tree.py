@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from runicornfs.catalog.nodes import Kind, Node, inode_of
-from runicornfs.store.fields import nanoseconds_of
 from runicornfs.store.layout import FILES_NAME
 from runicornfs.store.observed import ObservedKind
 from runicornfs.store.paths import parent_of
-from runicornfs.store.records import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +26,16 @@ class Source:
     document: int | None
 
 
-def version_nodes(folder: str, metadata: Source, manifest: Source, inventory: Manifest) -> Iterator[Node]:
-    """The nodes of a version's folder. Empties the inventory's files on the way: two lists of 100,000 are many."""
+def version_nodes(folder: str, metadata: Source, manifest: Source, newest_ns: int | None) -> Iterator[Node]:
+    """The nodes of a version's folder. What its manifest lists, the newest of it of `newest_ns`, is shown by naming
+    the manifest as the document of the folder `files`."""
     files_folder = f"{folder}/{FILES_NAME}"
-    folders = _Folders(folder)
-    for document in (metadata, manifest):
-        folders.note(document.path, document.mtime_ns)
-        yield file_node(document)
-    folders.make(files_folder, manifest.mtime_ns)
-    files = inventory.files
-    while files:
-        file = files.pop()
-        path = f"{files_folder}/{file.path}"
-        mtime_ns = manifest.mtime_ns if file.modified_at is None else nanoseconds_of(file.modified_at)
-        folders.note(path, mtime_ns)
-        kind = Kind.PLAIN if file.digest is None else Kind.CONTENT
-        yield Node(path, inode_of(path), kind, file.size, mtime_ns, digest=file.digest)
-    yield from folders.nodes()
+    files_ns = manifest.mtime_ns if newest_ns is None else newest_ns
+    newest = max(metadata.mtime_ns, manifest.mtime_ns, files_ns)
+    yield Node(folder, inode_of(folder), Kind.DIRECTORY, 0, newest)
+    yield file_node(metadata)
+    yield file_node(manifest)
+    yield Node(files_folder, inode_of(files_folder), Kind.DIRECTORY, 0, files_ns, document=manifest.document)
 
 
 def artifact_nodes(
@@ -69,7 +60,7 @@ def artifact_nodes(
 
 def folder_nodes(folder: str, sources: Iterable[Source]) -> Iterator[Node]:
     """The nodes of a folder that is shown as it was seen: a run's, or `sweeps`."""
-    folders = _Folders(folder)
+    folders = Folders(folder)
     files = []
     for source in sources:
         if source.kind is ObservedKind.DIRECTORY:
@@ -93,8 +84,8 @@ def file_node(source: Source) -> Node:
 _NEVER = -(2**63)
 
 
-class _Folders:
-    """The folders of one unit and the newest time of what is in each."""
+class Folders:
+    """The folders of one unit, or of one manifest, and the newest time of what is in each."""
 
     def __init__(self, top: str) -> None:
         self._top = top
@@ -107,13 +98,14 @@ class _Folders:
     def make(self, folder: str, mtime_ns: int) -> None:
         """There is this folder, even where nothing is in it."""
         self._own[folder] = mtime_ns
-        self._note(folder, _NEVER)
+        self.note_in(folder, _NEVER)
 
     def note(self, path: str, mtime_ns: int) -> None:
         """There is a file, so all the folders above it are there, too."""
-        self._note(parent_of(path), mtime_ns)
+        self.note_in(parent_of(path), mtime_ns)
 
-    def _note(self, folder: str, mtime_ns: int) -> None:
+    def note_in(self, folder: str, mtime_ns: int) -> None:
+        """There is a file of that time in this folder."""
         known = self._newest.get(folder)
         self._newest[folder] = mtime_ns if known is None else max(known, mtime_ns)
         while known is None and folder != self._top:
@@ -121,7 +113,8 @@ class _Folders:
             known = self._newest.get(folder)
             self._newest.setdefault(folder, _NEVER)
 
-    def nodes(self) -> Iterator[Node]:
+    def dated(self) -> Iterator[tuple[str, int]]:
+        """Every folder and its time."""
         newest = self._newest
         newest_of_all = max((time for time in newest.values() if time != _NEVER), default=0)
         for folder in sorted(newest, key=lambda path: path.count("/"), reverse=True):
@@ -131,6 +124,10 @@ class _Folders:
             if folder != self._top:
                 parent = parent_of(folder)
                 newest[parent] = max(newest[parent], mtime_ns)
+            yield folder, mtime_ns
+
+    def nodes(self) -> Iterator[Node]:
+        for folder, mtime_ns in self.dated():
             yield Node(folder, inode_of(folder), Kind.DIRECTORY, 0, mtime_ns)
 
 

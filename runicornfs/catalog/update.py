@@ -1,5 +1,7 @@
 """How the catalog learns: what a scan saw is staged in pieces and applied as one transaction.
 
+What a manifest says is written while it is staged, see `manifests`: so `apply` has little to do, however much came.
+
 Staged pieces are committed now and then, outside of what readers see, so that a sync that breaks off need not be
 repeated from the start. `apply` turns them into a new snapshot or, where it raises, changes nothing. Memory is bounded
 by the largest unit (a manifest of 100,000 files, 20 MB of JSON, takes 85 MB; the writer's pages 64 MiB more at most)
@@ -19,16 +21,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from runicornfs.catalog.changed import changed_paths
 from runicornfs.catalog.database import Database
 from runicornfs.catalog.history import generation_of, record
+from runicornfs.catalog.manifests import write_manifest
 from runicornfs.catalog.rebuild import Rebuild, replace_problems
 from runicornfs.catalog.totals import Totals, read_totals, write_totals
 from runicornfs.catalog.writer import NodeWriter
-from runicornfs.store.layout import ARTIFACTS, place_of
+from runicornfs.store.layout import ARTIFACTS, Role, place_of
 from runicornfs.store.observed import Observed, ObservedKind
 from runicornfs.store.paths import check_relative, parent_of
 
@@ -59,7 +63,7 @@ class Changes:
     shows all of it.
     """
 
-    changed_paths: list[str]
+    changed_paths: Collection[str]
     documents_changed: list[tuple[str, int | None]]
     problems: list[str]
     generation: int
@@ -181,12 +185,14 @@ class Update:
         document = None
         size = observed.size
         if observed.content is not None:
-            document = self._unchanged_document(path, observed.content)
+            document = self._unchanged_document(path, observed)
             size = len(observed.content)
         self._unstage(path, keep=document)
         if observed.content is not None and document is None:
             cursor = self._connection.execute("INSERT INTO documents (content) VALUES (?)", (observed.content,))
             document = cursor.lastrowid
+            if document is not None and place_of(observed.path).role is Role.VERSION_MANIFEST:
+                write_manifest(self._connection, document, observed.content, observed.mtime_ns)
         self._connection.execute(
             f"INSERT INTO {self._table} (path, kind, token, size, mtime_ns, document) VALUES (?, ?, ?, ?, ?, ?)",
             (path, int(observed.kind), observed.token, size, observed.mtime_ns, document),
@@ -199,7 +205,7 @@ class Update:
             if self.is_empty:
                 return Changes([], [], notices, generation_of(self._connection))
             affected = self._affected()
-            documents_changed = self._take_over()
+            documents_changed, replaced = self._take_over()
             writer = NodeWriter(self._connection)
             rebuild = Rebuild(self._connection, writer)
             for artifact in sorted(affected.artifacts):
@@ -209,8 +215,10 @@ class Update:
             writer.refresh_ancestors(affected.ancestors, self._artifacts_seen())
             totals = read_totals(self._connection).grown(self._connection, writer.files, writer.bytes)
             write_totals(self._connection, totals)
-            generation = record(self._connection, writer.changed)
-        changes = Changes(list(writer.changed), documents_changed, notices + rebuild.problems, generation)
+            changed = changed_paths(self._database, self._connection, writer.changed, writer.came)
+            generation = record(self._connection, changed)
+            self._connection.executemany("DELETE FROM documents WHERE id = ?", ((document,) for document in replaced))
+        changes = Changes(changed, documents_changed, notices + rebuild.problems, generation)
         self._published(changes, totals)
         return changes
 
@@ -225,11 +233,13 @@ class Update:
                 """
             )
 
-    def _unchanged_document(self, path: bytes, content: bytes) -> int | None:
-        """The document of the applied source where it has this content already: a new token is no new document."""
+    def _unchanged_document(self, path: bytes, observed: Observed) -> int | None:
+        """The document of the applied source where it has this content already: a new token is no new document. That
+        of a manifest has the file's time in it, too."""
         row = self._connection.execute(
-            "SELECT id FROM documents WHERE id = (SELECT document FROM sources WHERE path = ?) AND content = ?",
-            (path, content),
+            "SELECT id FROM documents WHERE id = (SELECT document FROM sources WHERE path = ?1) AND content = ?2"
+            " AND (id NOT IN (SELECT document FROM manifests) OR ?3 = (SELECT mtime_ns FROM sources WHERE path = ?1))",
+            (path, observed.content, observed.mtime_ns),
         ).fetchone()
         return None if row is None else int(row[0])
 
@@ -309,8 +319,8 @@ class Update:
                 above = parent_of(above)
         return affected
 
-    def _take_over(self) -> list[tuple[str, int | None]]:
-        """Staged becomes known. Returns the documents that changed."""
+    def _take_over(self) -> tuple[list[tuple[str, int | None]], list[int]]:
+        """Staged becomes known. Returns the documents that changed, and the ids of those that nobody has any more."""
         run, table = self._connection.execute, self._table
         changed = [
             (os.fsdecode(path), document)
@@ -319,17 +329,20 @@ class Update:
                 " WHERE new.document IS NOT sources.document ORDER BY path"
             )
         ]
-        run(
-            f"DELETE FROM documents WHERE id IN (SELECT sources.document FROM {table} new JOIN sources USING (path)"
-            " WHERE sources.document IS NOT NULL AND sources.document IS NOT new.document)"
-        )
+        replaced = [
+            document
+            for (document,) in run(
+                f"SELECT sources.document FROM {table} new JOIN sources USING (path)"
+                " WHERE sources.document IS NOT NULL AND sources.document IS NOT new.document"
+            )
+        ]
         run(f"DELETE FROM sources WHERE path IN (SELECT path FROM {table} WHERE kind IS NULL)")
         run(
             "INSERT OR REPLACE INTO sources (path, kind, token, size, mtime_ns, document)"
             f" SELECT path, kind, token, size, mtime_ns, document FROM {table} WHERE kind IS NOT NULL"
         )
         run(f"DELETE FROM {table}")
-        return changed
+        return changed, replaced
 
     def _artifacts_seen(self) -> bool:
         row = self._connection.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runicornfs.errors import MalformedRecord, UnsafePath
 from runicornfs.store.fields import (
@@ -86,8 +86,7 @@ class VersionMetadata:
     manifest_digest: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
+class ManifestFile(NamedTuple):
     """One file of a version: `path` relative to `files/`, `size` in bytes, `modified_at` in seconds since 1970."""
 
     path: str
@@ -345,12 +344,13 @@ class _Inventory:
             return
         if path in self._folders:
             raise MalformedRecord(f"{shown(path)} is a folder in an earlier entry")
-        self._make_folders(path)
+        folder = parent_of(path)
+        if folder not in self._folders:
+            self._make_folders(path, folder)
         self.files[path] = file
 
-    def _make_folders(self, path: str) -> None:
+    def _make_folders(self, path: str, folder: str) -> None:
         missing = []
-        folder = parent_of(path)
         while folder not in self._folders:
             if folder in self.files:
                 raise MalformedRecord(f"{shown(path)} lies in {shown(folder)}, which is a file in an earlier entry")

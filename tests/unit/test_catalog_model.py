@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ def documents_that_differ(before: Server, after: Server) -> set[str]:
     return {path for path in paths if before.get(path) != after.get(path)}
 
 
-def assert_reported(before: dict[str, Node], after: dict[str, Node], changed: list[str]) -> None:
+def assert_reported(before: dict[str, Node], after: dict[str, Node], changed: Collection[str]) -> None:
     """`changed` is every path whose node differs, and the folders of those that came or went."""
     expected = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     expected |= {path.rpartition("/")[0] for path in before.keys() ^ after.keys()}

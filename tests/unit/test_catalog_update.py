@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runicornfs.catalog import rebuild
+from runicornfs.catalog import changed, history, manifests
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.nodes import Kind, inode_of
 from runicornfs.catalog.update import STAGED_ENTRIES
 from runicornfs.catalog.writer import NodeWriter
 from runicornfs.errors import UnsafePath
+from runicornfs.store import records
 from runicornfs.store.observed import Observed
 from runicornfs.store.records import Manifest, parse_manifest
 from tests.unit.observing import a_version, apply, directory, document, entry, index, manifest, plain_file, tree
@@ -336,10 +338,10 @@ def test_a_version_with_a_malformed_document_is_left_out_and_named(catalog: Cata
 
 
 def test_a_manifest_beyond_the_limit_is_refused_and_named(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild, "MANIFEST_LIMIT", 10)
+    monkeypatch.setattr(records, "MANIFEST_LIMIT", 10)
     changes = apply(catalog, *two_versions())
     assert names(catalog, NET) == ["versions.json"]
-    assert "more than a manifest may have" in changes.problems[0]
+    assert "that a manifest may have" in changes.problems[0]
 
 
 def test_a_version_is_restored_when_its_marker_goes(catalog: Catalog) -> None:
@@ -370,11 +372,71 @@ def test_an_untouched_version_is_not_read_again(catalog: Catalog, monkeypatch: p
         read.append(data)
         return parse_manifest(data)
 
-    monkeypatch.setattr(rebuild, "parse_manifest", parse)
+    monkeypatch.setattr(manifests, "parse_manifest", parse)
     apply(catalog, document(INDEX, index({1: "ready", 2: "ready"}, {"best": 1}), b"2"))
     assert read == []
     apply(catalog, *a_version(f"{NET}/v2", {"w.bin": 8}, b"2"))
     assert len(read) == 1
+
+
+def test_a_manifest_is_taken_in_when_it_is_received(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to do at the end does not grow with the files, and until then nobody sees any of them."""
+    apply(catalog, *two_versions())
+    with catalog.update() as update:
+        for item in (*a_version(f"{NET}/v2", {"w.bin": 8}, b"2"), *a_version(f"{NET}/v3")):
+            update.stage(item)
+        update.stage(document(INDEX, index({1: "ready", 2: "ready", 3: "ready"}), b"2"))
+        update.flush()
+        assert rows_of(catalog, "entries") == 4
+        assert catalog.lookup(f"{NET}/v3/files/w.bin") is None
+        assert catalog.children(f"{NET}/v3/files") == []
+        old = catalog.lookup(f"{NET}/v2/files/w.bin")
+        assert old is not None
+        assert old.digest == bytes(31) + b"\x07"
+        monkeypatch.setattr(manifests, "parse_manifest", None)
+        update.apply()
+    assert names(catalog, f"{NET}/v3/files") == ["w.bin"]
+    assert rows_of(catalog, "entries") == 3
+
+
+def test_what_a_manifest_says_goes_with_it(catalog: Catalog) -> None:
+    apply(catalog, *two_versions())
+    apply(catalog, gone=(f"{NET}/v1/manifest.json", f"{NET}/v2/manifest.json"))
+    assert (rows_of(catalog, "manifests"), rows_of(catalog, "entries")) == (0, 0)
+
+
+def test_files_without_a_date_are_as_old_as_their_manifest(catalog: Catalog) -> None:
+    undated = {"files": [{**entry("w.bin"), "modified_at": None}]}
+    item = document(f"{NET}/v2/manifest.json", undated)
+    apply(catalog, *two_versions(), item)
+    touched = replace(item, token=b"2", mtime_ns=item.mtime_ns + 5)
+    changes = apply(catalog, touched)
+    node = catalog.lookup(f"{NET}/v2/files/w.bin")
+    assert node is not None
+    assert node.mtime_ns == touched.mtime_ns
+    assert f"{NET}/v2/files/w.bin" in changes.changed_paths
+
+
+def test_a_manifest_that_was_only_touched_changes_no_file(catalog: Catalog) -> None:
+    apply(catalog, *two_versions())
+    item = next(item for item in a_version(f"{NET}/v2", token=b"2") if item.path.endswith("/manifest.json"))
+    changes = apply(catalog, replace(item, mtime_ns=item.mtime_ns - 5))
+    assert set(changes.changed_paths) == {f"{NET}/v2/manifest.json"}
+
+
+def test_very_many_changed_paths_are_read_when_they_are_asked_for(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (changed, history):
+        monkeypatch.setattr(module, "KEPT_PATHS", 10)
+    files = {f"a/b {number}/w.bin": number for number in range(20)}
+    changes = apply(catalog, document(INDEX, index({1: "ready"})), *a_version(f"{NET}/v1", files))
+    assert sorted(changes.changed_paths) == sorted({"", *tree(catalog)})
+    assert len(changes.changed_paths) == len(list(changes.changed_paths))
+    assert f"{NET}/v1/files/a/b 7/w.bin" in changes.changed_paths
+    assert rows_of(catalog, "history") == 0
+    apply(catalog, gone=(INDEX, *(item.path for item in a_version(f"{NET}/v1"))))
+    assert f"{NET}/v1/files/a/b 7/w.bin" not in changes.changed_paths, "the later snapshot has told of it"
 
 
 def test_a_bad_entry_of_a_manifest_costs_itself_and_names_the_manifest(catalog: Catalog) -> None:
