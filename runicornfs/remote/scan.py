@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from runicornfs.errors import StoreUnusable
@@ -23,7 +23,7 @@ from runicornfs.remote.walk import StoreMissing
 log = logging.getLogger("runicornfs.remote.scan")
 
 
-def scan_store(server: Server, root: str, known: Known) -> Iterator[Event]:
+def scan_store(server: Server, root: str, known: Known) -> Generator[Event, None, None]:
     """Yields what changed on the server against `known` (path and token of the last scan).
 
     A server that cannot run the helper is not asked again before the next connection. Raises StoreUnusable where there

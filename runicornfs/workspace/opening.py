@@ -14,9 +14,10 @@ from runicornfs.content.local import LocalContents
 from runicornfs.errors import Refused, TimedOut, Unreachable
 from runicornfs.manage.editors import LocalEditor, ServerEditor
 from runicornfs.remote.address import RemoteSource
-from runicornfs.remote.scan import check_folder, scan_folder, scan_store
+from runicornfs.remote.scan import check_folder, scan_folder
 from runicornfs.remote.server import Server
 from runicornfs.remote.sshconfig import HostSettings
+from runicornfs.workspace.firstscan import ServerScan
 from runicornfs.workspace.folders import StoreFolder, default_min_free
 from runicornfs.workspace.opened import OpenedStore, Origin
 
@@ -50,6 +51,7 @@ def open_remote(
         "user": host.user,
         "root": server.address.root,
     }
+    scan = ServerScan(server)
     folder = StoreFolder.find(keeping.cache_dir, name, identity)
     if folder is None or folder.owned:
         # Others need not wait for us, and a mistyped source leaves no folder.
@@ -57,14 +59,16 @@ def open_remote(
         if folder is not None:
             folder.close()
         if not offline:
-            _connect(server, synced)
+            _connect(server, scan, synced)
         elif not synced:
             where = RemoteSource(host.hostname, server.address.root, host.user, host.port)
             raise Refused(f"{where} was never synced on this machine: check the address, or mount without --offline")
         folder = StoreFolder.make(keeping.cache_dir, name, identity)
+        if not folder.owned:
+            scan.close()  # another process was quicker
     origin = Origin(
         source=source,
-        scan=partial(scan_store, server, server.address.root),
+        scan=scan,
         editor=ServerEditor(server),
         keep=partial(keeping.contents, server),
         server=server,
@@ -125,14 +129,16 @@ def _opened(origin: Origin, folder: StoreFolder) -> OpenedStore:
         raise
 
 
-def _connect(server: Server, synced: bool) -> None:
+def _connect(server: Server, scan: ServerScan, synced: bool) -> None:
+    """Of a store that was synced the next sync tells whether it is still there."""
     try:
         server.connect()
     except (Unreachable, TimedOut) as error:
         if synced:
             raise type(error)(f"{error} (--offline shows what was synced earlier)") from error
         raise
-    server.verify_store()
+    if not synced:
+        scan.begin()
 
 
 def _was_synced(folder: StoreFolder) -> bool:
@@ -140,6 +146,6 @@ def _was_synced(folder: StoreFolder) -> bool:
         return False
     catalog = Catalog.open(folder.index)
     try:
-        return catalog.meta("last_sync") is not None
+        return catalog.last_sync() is not None
     finally:
         catalog.close()
