@@ -24,7 +24,7 @@ from runicornfs.catalog import manifests
 from runicornfs.catalog.ancestry import all_paths, path_of
 from runicornfs.catalog.artifacts import Artifacts
 from runicornfs.catalog.database import Database
-from runicornfs.catalog.history import changed_since, generation_of
+from runicornfs.catalog.history import changed_since, generation_of, last_sync_of, write_last_sync
 from runicornfs.catalog.lineage import Lineage
 from runicornfs.catalog.nodes import Kind, Node, inode_of
 from runicornfs.catalog.runs import Runs
@@ -264,10 +264,18 @@ class Catalog:
         with self._database.reader() as connection:
             return totals_by_type(connection)
 
-    def meta(self, key: str) -> str | None:
-        """`last_sync`: seconds since 1970, as text."""
-        row = self._database.row("SELECT value FROM meta WHERE key = ?", key)
-        return None if row is None else str(row[0])
+    def last_sync(self) -> float | None:
+        """When what is shown was last known to be what the server had, in seconds since 1970; None: never synced.
+
+        Later syncs that found nothing new may not have been noted (`note_sync`).
+        """
+        with self._database.reader() as connection:
+            return last_sync_of(connection)
+
+    def note_sync(self, moment: float) -> None:
+        """A sync found nothing new. Raises as `update` does."""
+        with self._writing, self._database.translated():
+            write_last_sync(self._database.writer, moment)
 
     def problems(self) -> list[str]:
         """What of this snapshot cannot be used, and why: at most PROBLEMS_LIMIT lines."""

@@ -1,7 +1,7 @@
-"""Which paths the last snapshots changed: for a process that follows a catalog and must not miss one of them.
+"""When the last sync was, and which paths the last snapshots changed.
 
-It is written in the transaction that makes the snapshot, so it is there also where the process that wrote it was killed
-before it could tell anybody.
+The paths are for a process that follows a catalog and must not miss one of them. They are written in the transaction
+that makes the snapshot, so they are there also where the process that wrote them was killed before it could tell.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ def record(connection: sqlite3.Connection, changed: Collection[str]) -> int:
     values = [("generation", str(generation)), ("history_from", str(first))]
     connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", values)
     return generation
+
+
+def last_sync_of(connection: sqlite3.Connection) -> float | None:
+    """When the snapshot was last known to be what the server had, in seconds since 1970; None: it never was."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'last_sync'").fetchone()
+    return None if row is None else float(row[0])
+
+
+def write_last_sync(connection: sqlite3.Connection, moment: float) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('last_sync', ?)", (repr(moment),))
 
 
 def changed_since(connection: sqlite3.Connection, generation: int) -> list[str] | None:

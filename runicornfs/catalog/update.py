@@ -27,14 +27,14 @@ from dataclasses import dataclass
 
 from runicornfs.catalog.changed import changed_paths
 from runicornfs.catalog.database import Database
-from runicornfs.catalog.history import generation_of, record
+from runicornfs.catalog.history import generation_of, last_sync_of, record, write_last_sync
 from runicornfs.catalog.manifests import write_manifest
 from runicornfs.catalog.rebuild import Rebuild, replace_problems
 from runicornfs.catalog.totals import Totals, read_totals, write_totals
 from runicornfs.catalog.writer import NodeWriter
 from runicornfs.store.layout import ARTIFACTS, Role, place_of
 from runicornfs.store.observed import Observed, ObservedKind
-from runicornfs.store.paths import check_relative, parent_of
+from runicornfs.store.paths import check_relative, parent_of, printable
 
 # What a broken sync loses at most. A commit costs about a millisecond, so smaller pieces would cost time.
 STAGED_BYTES = 4 * 1024 * 1024
@@ -172,8 +172,9 @@ class Update:
     def apply(self, last_sync: float | None = None) -> Changes:
         """Makes what is staged visible, all at once.
 
-        `last_sync` (seconds since 1970) is kept as the meta of that name and says that this was a whole sync: the
-        notices of the one before are then forgotten.
+        `last_sync` (seconds since 1970) says that this was a whole sync: the notices of the one before are forgotten.
+        It is kept as the meta of that name where anything else is written; a sync that has brought nothing writes
+        nothing, and when it was is for others to remember.
         """
         with self._writing:
             if self._table == SCANNED:
@@ -201,7 +202,9 @@ class Update:
 
     def _apply(self, last_sync: float | None) -> Changes:
         with self._transaction():
-            notices = self._record_sync(last_sync)
+            notices = self._record_notices(whole=last_sync is not None)
+            if last_sync is not None and (not self.is_empty or last_sync_of(self._connection) is None):
+                write_last_sync(self._connection, last_sync)
             if self.is_empty:
                 return Changes([], [], notices, generation_of(self._connection))
             affected = self._affected()
@@ -287,15 +290,14 @@ class Update:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
 
-    def _record_sync(self, last_sync: float | None) -> list[str]:
-        """Returns the notices as they can be printed."""
-        if last_sync is not None:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO meta (key, value) VALUES ('last_sync', ?)", (repr(last_sync),)
-            )
-        if last_sync is None and not self._notices:
+    def _record_notices(self, whole: bool) -> list[str]:
+        """Returns the notices as they can be printed. Those of the sync before are forgotten after a whole one."""
+        if not whole and not self._notices:
             return []
-        notices = replace_problems(self._connection, SCAN_UNIT, self._notices)
+        notices = [printable(notice) for notice in self._notices]
+        known = self._connection.execute("SELECT text FROM problems WHERE unit = ? ORDER BY rowid", (SCAN_UNIT,))
+        if notices != [text for (text,) in known]:
+            replace_problems(self._connection, SCAN_UNIT, notices)
         self._notices = []
         return notices
 

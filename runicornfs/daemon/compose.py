@@ -151,7 +151,7 @@ def _first_sync(workspace: Workspace, stop: Stop) -> None:
     try:
         run.wait(run.committed)
     except RunicornFSError as error:
-        if workspace.store.folder.owned or workspace.store.catalog.meta("last_sync") is None:
+        if workspace.store.folder.owned or workspace.store.catalog.last_sync() is None:
             raise
         # Another process has the store open, and it has lost its server meanwhile: show what that one shows.
         print(f"warning: {error}", file=sys.stderr)

@@ -7,11 +7,13 @@ written.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes, Update
@@ -71,8 +73,7 @@ class Syncer:
         with self._lock:
             if self._last_sync is not None:
                 return self._last_sync
-        stored = self._catalog.meta("last_sync")
-        return float(stored) if stored else None
+        return self._catalog.last_sync()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -81,10 +82,10 @@ class Syncer:
             return self._count, self._errors
 
     def start(self, full: bool = False) -> SyncRun:
-        """Starts a sync and returns at once; joins one that already runs."""
+        """Starts a sync and returns at once; joins one that already runs, unless only its export is left to do."""
         with self._lock:
             self._refuse_at_the_end()
-            if self._run is not None and not self._run.finished.is_set():
+            if self._run is not None and not self._run.committed.is_set():
                 return self._run
             self._tracker.start()
             return self._launch(self._work, SyncRun(full), self._scan)
@@ -117,11 +118,17 @@ class Syncer:
             self._repeating.set()
 
     def join(self) -> None:
-        """Waits for the threads to end, after `cancel` and after the line was closed under a waiting sync."""
+        """Waits for the threads to end, after `cancel` and after the line was closed under a waiting sync.
+
+        When the last sync was that found nothing new is written only now.
+        """
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
             thread.join()
+        if self._last_sync is not None and self._last_sync != self._catalog.last_sync():
+            with contextlib.suppress(RunicornFSError):  # the next sync will find out
+                self._catalog.note_sync(self._last_sync)
 
     def export(self, changes: Changes) -> None:
         """An edit has changed these documents: the export follows, in the background."""
@@ -161,14 +168,17 @@ class Syncer:
         if before is not None:
             before.finished.wait()
         self._tracker.start()
-        self._export.remove()
+        with self._exporting:
+            self._export.remove()
         self._work(run, scan)
 
     def _work(self, run: SyncRun, scan: Scan) -> None:
         try:
             self._sync(run, scan)
-            self._tracker.finish("completed")
         except Exception as error:  # whoever waits for the run gets it; nobody may wait at all
+            if run.committed.is_set():
+                log.exception("the export of a sync failed")
+                return
             run.error = error
             self._tracker.problem(str(error))
             self._tracker.finish("failed")
@@ -184,30 +194,43 @@ class Syncer:
 
     def _sync(self, run: SyncRun, scan: Scan) -> None:
         started = None if scan is _all_gone else time.time()
-        with self._catalog.update() as update:
-            known = update.known()
-            # With no token everything differs and is read again; what is not met any more is told as gone as ever.
-            for event in scan(((path, b"") for path, _ in known) if run.full else known):
-                if self._closing.is_set():
-                    raise Interrupted("the program is ending: the sync was given up")
-                self._take(update, event)
-            self._finish(run, update, started)
+        with contextlib.ExitStack() as exporting:
+            with self._catalog.update() as update:
+                known = update.known()
+                # With no token everything differs and is read again; what is not met is told as gone as ever.
+                for event in scan(((path, b"") for path, _ in known) if run.full else known):
+                    if self._closing.is_set():
+                        raise Interrupted("the program is ending: the sync was given up")
+                    self._take(update, event)
+                to_export = self._begin_export(update, exporting)
+                changes = self._commit(run, update, started)
+            if to_export is not None:
+                self._export.write(self._catalog.documents() if to_export == "all" else changes.documents_changed)
 
-    def _finish(self, run: SyncRun, update: Update, started: float | None) -> None:
-        with self._exporting:
-            export_whole = not self._export.is_complete
-            something_to_export = export_whole or not update.is_empty
-            if something_to_export:
-                self._export.begin()
-            changes = update.apply(last_sync=started)
-            if started is not None:
-                with self._lock:
-                    self._last_sync = started
-                    self._count += 1
-            self._report(changes)
-            run.committed.set()
-            if something_to_export:
-                self._export.write(self._catalog.documents() if export_whole else changes.documents_changed)
+    def _begin_export(self, update: Update, exporting: contextlib.ExitStack) -> Literal["all", "changed"] | None:
+        """Before the commit: what has to be exported after it, in the turn that ends with `exporting`."""
+        nothing_new = update.is_empty
+        if not self._exporting.acquire(blocking=not nothing_new):
+            return None  # another export is under way, and nothing came that would have to wait for it
+        exporting.callback(self._exporting.release)
+        is_complete = self._export.is_complete
+        if is_complete and nothing_new:
+            return None
+        self._export.begin()
+        return "changed" if is_complete else "all"
+
+    def _commit(self, run: SyncRun, update: Update, started: float | None) -> Changes:
+        changes = update.apply(last_sync=started)
+        if started is not None:
+            with self._lock:
+                self._last_sync = started
+                self._count += 1
+        for problem in changes.problems:
+            self._tracker.problem(problem)
+            log.info("%s", problem)
+        self._tracker.finish("completed")
+        run.committed.set()
+        return changes
 
     def _take(self, update: Update, event: Event) -> None:
         match event:
@@ -222,11 +245,6 @@ class Syncer:
                 update.stage(event)
                 if content is not None:
                     self._tracker.received(path, len(content))
-
-    def _report(self, changes: Changes) -> None:
-        for problem in changes.problems:
-            self._tracker.problem(problem)
-            log.info("%s", problem)
 
 
 def _all_gone(known: Iterable[tuple[bytes, bytes]]) -> Iterator[Event]:

@@ -55,7 +55,7 @@ def test_everything_is_there_after_a_restart(path: Path) -> None:
     catalog.close()
     catalog = Catalog.open(path)
     assert (tree(catalog), catalog.totals()) == before
-    assert catalog.meta("last_sync") == "12.5"
+    assert catalog.last_sync() == 12.5
     catalog.close()
 
 

@@ -278,8 +278,23 @@ def test_seeing_the_same_again_changes_nothing(catalog: Catalog) -> None:
 def test_the_time_of_a_sync_is_kept_even_where_nothing_changed(catalog: Catalog) -> None:
     with catalog.update() as update:
         update.apply(last_sync=1795385482.25)
-    assert float(catalog.meta("last_sync") or 0) == 1795385482.25
-    assert catalog.meta("nothing") is None
+    assert catalog.last_sync() == 1795385482.25
+
+
+def test_a_sync_that_finds_nothing_new_writes_nothing(catalog: Catalog, tmp_path: Path) -> None:
+    def sync(*items: Observed) -> None:
+        with catalog.update() as update:
+            assert update.known() is not None
+            for item in items:
+                update.stage(item)
+            update.notice("vision: cannot be listed")
+            update.apply(last_sync=1.0)
+
+    sync(*two_versions())
+    files = [path for path in tmp_path.iterdir() if not path.name.endswith("-shm")]  # that is shared memory
+    before = [(path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in files]
+    sync()
+    assert before == [(path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in files]
 
 
 def test_notices_are_problems_until_the_next_whole_sync(catalog: Catalog) -> None:

@@ -119,6 +119,41 @@ def test_a_second_request_joins_the_sync_that_runs(world: World) -> None:
     assert world.syncer.start() is not first
 
 
+def test_a_sync_need_not_wait_for_the_export_of_the_one_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    write = MetadataExport.write
+
+    def slow(export: MetadataExport, changed: Iterable[tuple[str, int | None]]) -> None:
+        go_on.wait(20)
+        write(export, changed)
+
+    monkeypatch.setattr(MetadataExport, "write", slow)
+    first = world.syncer.start()
+    first.wait(first.committed, 20)
+    world.answer = list
+    second = world.syncer.start()
+    second.wait(second.finished, 20)
+    assert not first.finished.is_set()
+    assert second is not first
+    assert world.syncer.progress.status == "completed"
+    go_on.set()
+    first.wait(first.finished, 20)
+    assert (world.folder / "metadata/experiments/runs/r1/meta.json").exists()
+
+
+def test_when_the_last_sync_was_outlives_the_program(world: World) -> None:
+    world.sync()
+    noted = world.catalog.last_sync()
+    world.answer = list
+    world.sync()
+    assert world.catalog.last_sync() == noted, "nothing is written for a sync that finds nothing new"
+    latest = world.syncer.last_sync
+    assert latest != noted
+    world.syncer.cancel()
+    world.syncer.join()
+    assert world.catalog.last_sync() == latest
+
+
 def test_progress_counts_documents(world: World) -> None:
     world.answer = lambda: [Plan(2, 100), META]
     world.sync()
