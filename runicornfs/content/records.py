@@ -150,9 +150,7 @@ class Records:
 
     def totals(self) -> Totals:
         """Of what is in the database: flush before."""
-        query = "SELECT count(*), total(cached_bytes < size), total(verified), total(cached_bytes) FROM contents"
-        files, partial, verified, cached_bytes = self.database.select(query)[0]
-        return Totals(files, int(partial), int(verified), int(cached_bytes))
+        return Totals(*self.database.select("SELECT files, partial, verified, cached_bytes FROM totals")[0])
 
     def oldest(self, need: float, spared: Callable[[str, str], bool], most: float = math.inf) -> list[Victim]:
         """Least recently used contents of `need` bytes together, or all, but at most so many; not those that
@@ -267,7 +265,13 @@ class Records:
                 _forget(self._touched, touched)
 
 
-_UPSERT = f"INSERT OR REPLACE INTO contents({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)"
+# Not INSERT OR REPLACE: what that replaces is gone without a trigger.
+_UPSERT = f"""
+INSERT INTO contents({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)
+ON CONFLICT (key) DO UPDATE SET file = excluded.file, path = excluded.path, size = excluded.size,
+    cached_bytes = excluded.cached_bytes, blocks = excluded.blocks, verified = excluded.verified,
+    last_used = excluded.last_used, boot = excluded.boot
+"""
 
 
 def _row(record: Record) -> tuple[Any, ...]:

@@ -188,3 +188,41 @@ def test_damage_that_shows_while_it_is_used_is_repaired_by_the_next_start(
 def test_files_are_private(database: Records, tmp_path: Path) -> None:
     database.begin(A)
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_the_sums_are_kept_with_every_change_and_not_counted_at_a_start(database: Records, tmp_path: Path) -> None:
+    others = [replace(A, key=f"k{number}", file=f"f{number}") for number in range(20)]
+    for record in (A, *others):
+        database.begin(record)
+    database.put(replace(A, cached_bytes=1000, verified=True))
+    database.put(replace(others[0], file="another", cached_bytes=50))
+    database.remove("k1", "f1")
+    database.touch("k2", 5.0)
+    database.flush()
+    expected = records.Totals(files=20, partial_files=19, verified_files=1, cached_bytes=1000 + 50 + 18 * 100)
+    assert database.totals() == expected
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    for connection in (database.database._reader, database.database.writer):
+        connection.set_progress_handler(count, 1)
+    assert database.totals() == expected
+    assert steps < 20
+
+
+def test_a_cache_from_before_there_were_sums_gets_them(database: Records, tmp_path: Path) -> None:
+    database.begin(A)
+    database.begin(replace(A, key="b", file="file-b"))
+    writer = database.database.writer
+    writer.executescript("DROP TABLE totals; DROP TRIGGER content_came; DROP TRIGGER content_changed;"
+                         "DROP TRIGGER content_went;")  # fmt: skip
+    other = Records(tmp_path)
+    assert other.totals() == records.Totals(2, 2, 0, 200)
+    other.remove("a", A.file)
+    other.flush()
+    assert other.totals() == records.Totals(1, 1, 0, 100)
+    other.close()
