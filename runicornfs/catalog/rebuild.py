@@ -299,7 +299,8 @@ def replace_problems(connection: sqlite3.Connection, unit: int, problems: list[s
     """The unit has these problems and no others from now on; returns them as they can be printed."""
     lines = [printable(problem) for problem in problems]
     connection.execute("DELETE FROM problems WHERE unit = ?", (unit,))
-    connection.executemany("INSERT INTO problems (unit, text) VALUES (?, ?)", ((unit, line) for line in lines))
+    if lines:
+        connection.executemany("INSERT INTO problems (unit, text) VALUES (?, ?)", ((unit, line) for line in lines))
     return lines
 
 

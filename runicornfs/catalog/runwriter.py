@@ -66,8 +66,9 @@ class RunWriter:
         else:
             project, name, _ = above.split("/")
         times = (meta and meta.created_at, status and status.started_at, self._seen_at())
-        self._insert(connection, run, True, created)
-        self._insert(connection, run, False, used)
+        for is_created, uses in ((True, created), (False, used)):
+            if uses:
+                self._insert(connection, run, is_created, uses)
         connection.execute(
             "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (

@@ -32,7 +32,7 @@ from runicornfs.catalog.manifests import write_manifest
 from runicornfs.catalog.rebuild import Rebuild, replace_problems
 from runicornfs.catalog.totals import Totals, read_totals, write_totals
 from runicornfs.catalog.writer import NodeWriter
-from runicornfs.store.layout import ARTIFACTS, Role, place_of
+from runicornfs.store.layout import ARTIFACTS, Place, Role, place_of
 from runicornfs.store.observed import Observed, ObservedKind
 from runicornfs.store.paths import check_relative, parent_of, printable
 
@@ -128,9 +128,10 @@ class Update:
     def stage(self, observed: Observed) -> None:
         """The server has this. Raises UnsafePath."""
         path = os.fsencode(check_relative(observed.path))
+        place = place_of(observed.path)
         with self._writing:
-            if place_of(observed.path).artifact not in self._left_out:
-                self._stage(path, observed)
+            if place.artifact not in self._left_out:
+                self._stage(path, observed, place)
 
     def gone(self, path: str) -> None:
         """The server does not have this any more. Raises UnsafePath."""
@@ -181,7 +182,7 @@ class Update:
                 self.flush()  # what was received stays, also where this fails
             return self._apply(last_sync)
 
-    def _stage(self, path: bytes, observed: Observed) -> None:
+    def _stage(self, path: bytes, observed: Observed, place: Place) -> None:
         self._begin()
         document = None
         size = observed.size
@@ -192,7 +193,7 @@ class Update:
         if observed.content is not None and document is None:
             cursor = self._connection.execute("INSERT INTO documents (content) VALUES (?)", (observed.content,))
             document = cursor.lastrowid
-            if document is not None and place_of(observed.path).role is Role.VERSION_MANIFEST:
+            if document is not None and place.role is Role.VERSION_MANIFEST:
                 write_manifest(self._connection, document, observed.content, observed.mtime_ns)
         self._connection.execute(
             f"INSERT INTO {self._table} (path, kind, token, size, mtime_ns, document) VALUES (?, ?, ?, ?, ?, ?)",
@@ -239,19 +240,25 @@ class Update:
     def _unchanged_document(self, path: bytes, observed: Observed) -> int | None:
         """The document of the applied source where it has this content already: a new token is no new document. That
         of a manifest has the file's time in it, too."""
+        known = self._connection.execute("SELECT document, mtime_ns FROM sources WHERE path = ?", (path,)).fetchone()
+        if known is None:
+            return None
         row = self._connection.execute(
-            "SELECT id FROM documents WHERE id = (SELECT document FROM sources WHERE path = ?1) AND content = ?2"
-            " AND (id NOT IN (SELECT document FROM manifests) OR ?3 = (SELECT mtime_ns FROM sources WHERE path = ?1))",
-            (path, observed.content, observed.mtime_ns),
+            "SELECT id FROM documents WHERE id = ? AND content = ?"
+            " AND (? OR id NOT IN (SELECT document FROM manifests))",
+            (known[0], observed.content, known[1] == observed.mtime_ns),
         ).fetchone()
         return None if row is None else int(row[0])
 
     def _unstage(self, path: bytes, keep: int | None) -> None:
         """Forgets what was staged for a path, and its document unless an applied source has it, too."""
+        staged = self._connection.execute(f"SELECT document FROM {self._table} WHERE path = ?", (path,)).fetchone()
+        if staged is None:
+            return
         self._connection.execute(
-            f"DELETE FROM documents WHERE id = (SELECT document FROM {self._table} WHERE path = ?1) AND id IS NOT ?2"
+            "DELETE FROM documents WHERE id = ?2 AND id IS NOT ?3"
             " AND id IS NOT (SELECT document FROM sources WHERE path = ?1)",
-            (path, keep),
+            (path, staged[0], keep),
         )
         self._connection.execute(f"DELETE FROM {self._table} WHERE path = ?", (path,))
 

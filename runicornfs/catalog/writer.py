@@ -56,7 +56,8 @@ class NodeWriter:
                 gone.append(inode)
             elif _attributes(node) == before[inode]:
                 del wanted[inode]
-        self._remove({inode: before[inode] for inode in gone})
+        if gone:
+            self._remove({inode: before[inode] for inode in gone})
         # In the order of the primary key: rows that follow each other in the tree's pages.
         for inode in sorted(wanted):
             self._changes(wanted[inode].path, before.get(inode), _attributes(wanted[inode]))
@@ -136,8 +137,8 @@ class NodeWriter:
         if attributes.kind in FILE_KINDS:
             self.files += sign
             self.bytes += sign * attributes.size
-        inventory = inventory_of(self._connection, attributes.manifest)
-        if inventory is not None:
+        inventory = attributes.manifest and inventory_of(self._connection, attributes.manifest)
+        if inventory:
             self.files += sign * inventory.files
             self.bytes += sign * inventory.bytes
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runicornfs.api.app import Admission, create_app
 from runicornfs.cli.display import SyncDisplay
 from runicornfs.cli.parameters import ApiAddress, LaunchOptions
 from runicornfs.daemon import background
-from runicornfs.daemon.api_server import ApiServer
 from runicornfs.daemon.questions import confirmation, credentials
 from runicornfs.daemon.stop import Stop
 from runicornfs.daemon.token import find_token
@@ -26,6 +27,9 @@ from runicornfs.workspace.connection import Access, SshFiles
 from runicornfs.workspace.opening import Keeping
 from runicornfs.workspace.running import DaemonRecord
 from runicornfs.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from runicornfs.api.app import Admission
 
 POLL_S = 0.1  # how often the progress of the first sync is shown, and how soon an unmounted daemon ends
 
@@ -73,6 +77,7 @@ def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
     if options.mountpoint is not None:  # before anything that takes long: a mistake here is the commonest
         mountpoints.check_fuse(options.mount_options.allow_other)
         mountpoints.prepare(options.mountpoint)
+    threading.Thread(target=_import_ahead, args=(options,), name="imports", daemon=True).start()
     keeping = Keeping(options.cache_dir, options.cache_size, options.min_free)
     workspace = Workspace(keeping, SshFiles(options.ssh_config, options.known_hosts))
     stack.callback(workspace.close)
@@ -80,11 +85,7 @@ def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
     _open(workspace, options)
     api = None
     if options.api is not None:
-        app = create_app(workspace, _admission(options.api))
-        server = ApiServer(app, options.api)
-        stack.callback(server.close)
-        stack.callback(app.state.events.close)
-        api = server.url
+        api = _serve(stack, workspace, options.api)
         if options.source is not None:
             print(f"control API on {api}", file=sys.stderr)
     if workspace.store.source and not options.offline:
@@ -123,8 +124,35 @@ def _open(workspace: Workspace, options: LaunchOptions) -> None:
         workspace.connection.connect(access, options.offline)
 
 
+def _serve(stack: ExitStack, workspace: Workspace, address: ApiAddress) -> str:
+    """Starts the control API; returns its address."""
+    from runicornfs.api.app import create_app
+    from runicornfs.daemon.api_server import ApiServer
+
+    app = create_app(workspace, _admission(address))
+    server = ApiServer(app, address)
+    stack.callback(server.close)
+    stack.callback(app.state.events.close)
+    return server.url
+
+
+def _import_ahead(options: LaunchOptions) -> None:
+    """Loads what is needed once a store is open while its server is waited for: either takes some 0.3 s.
+
+    What cannot be loaded is reported where it is needed.
+    """
+    modules = ["runicornfs.mount.fuse"] if options.mountpoint is not None else []
+    if options.api is not None:
+        modules += ["runicornfs.api.app", "runicornfs.daemon.api_server"]
+    with contextlib.suppress(Exception):
+        for module in modules:
+            importlib.import_module(module)
+
+
 def _admission(address: ApiAddress) -> Admission:
     """Who may call: this account alone; off loopback whoever has the token."""
+    from runicornfs.api.app import Admission
+
     if address.is_loopback:
         return Admission(token=find_token(needed=False))
     names = frozenset() if address.is_unspecified else frozenset({address.host.lower()})
