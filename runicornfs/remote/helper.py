@@ -31,7 +31,8 @@ from runicornfs.store.paths import printable
 
 # Reads the text of a program from standard input and runs it (`python3 -` would swallow the data behind it). -I:
 # nobody's environment, user site or working directory changes what it imports. csh and fish understand it as sh does.
-COMMAND = "python3 -I -c 'import sys; i = sys.stdin.buffer; exec(i.read(int(i.readline())))'"
+# Compressed, the text and what is known of a small store fit into what TCP sends before the first acknowledgement.
+COMMAND = "python3 -I -c 'import sys, zlib; i = sys.stdin.buffer; exec(zlib.decompress(i.read(int(i.readline()))))'"
 # What login scripts may print before the marker; more than this is no banner.
 BANNER_LIMIT = 8 * 1024 * 1024
 BANNER_TAIL = 500  # bytes of it that are kept: enough for a message, and more than the marker
@@ -98,14 +99,15 @@ def pack(known: Known) -> bytes:
 
 
 def program(*modules: ModuleType) -> bytes:
-    """Modules that travel, as one text that makes them there, in order, and runs the last one's `main`."""
+    """Modules that travel, as one text that makes them there, in order, and runs the last one's `main`; compressed, as
+    COMMAND reads it."""
     lines = ["import sys, types"]
     for module in modules:
         name, source = module.__name__, inspect.getsource(module)
         lines.append(f"module = sys.modules[{name!r}] = types.ModuleType({name!r})")
         lines.append(f"exec(compile({source!r}, {name!r}, 'exec'), vars(module))")
     lines.append("module.main()")
-    return "\n".join(lines).encode()
+    return zlib.compress("\n".join(lines).encode())
 
 
 def _send(channel: ExecChannel, data: bytes) -> None:

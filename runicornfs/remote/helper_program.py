@@ -22,7 +22,6 @@ import zlib
 from runicornfs.remote.walk import (
     ALIVE,
     DOCUMENT,
-    DOCUMENT_LIMIT,
     GONE,
     INDEX,
     ONLY,
@@ -135,17 +134,30 @@ class Scan:
         """The content of a file and the status that belongs to it: read again if it changed meanwhile."""
         for _ in range(READ_TRIES):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:
+            try:
                 before = status_of(os.fstat(descriptor))
                 check_document(before)
-                content = file.read(DOCUMENT_LIMIT + 1)
+                content = read_up_to(descriptor, before.size + 1)
                 after = status_of(os.fstat(descriptor))
+            finally:
+                os.close(descriptor)
             if before.token == after.token and len(content) == after.size:
                 return content, after
         raise OSError(errno.EBUSY, "it changes all the time")
 
     def local(self, path: bytes) -> bytes:
         return os.path.join(self.root, path)
+
+
+def read_up_to(descriptor: int, size: int) -> bytes:
+    """So many bytes of a file, or all that it has. Asks for no more: Python makes room for all that it asks for."""
+    content = b""
+    while len(content) < size:
+        piece = os.read(descriptor, size - len(content))
+        if not piece:
+            break
+        content = content + piece if content else piece
+    return content
 
 
 def scan(root: bytes, known: dict[bytes, bytes]) -> Iterator[Event]:

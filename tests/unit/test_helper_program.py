@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_a_document_carries_exactly_its_bytes(root: Path) -> None:
     put(root, "artifacts/model/net/versions.json", content)
     sent = {event[1]: event[5] for event in events(root) if event[0] == DOCUMENT}
     assert sent[b"artifacts/model/net/versions.json"] == content
+
+
+def test_a_small_document_costs_little_memory(root: Path) -> None:
+    tracemalloc.start()
+    try:
+        events(root)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_links_are_named_and_not_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
