@@ -4,7 +4,7 @@ What a manifest says is written while it is staged, see `manifests`: so `apply` 
 
 Staged pieces are committed now and then, outside of what readers see, so that a sync that breaks off need not be
 repeated from the start. `apply` turns them into a new snapshot or, where it raises, changes nothing. Memory is bounded
-by the largest unit (a manifest of 100,000 files, 20 MB of JSON, takes 85 MB; the writer's pages 64 MiB more at most)
+by the largest unit (a manifest of 100,000 files, 20 MB of JSON, takes 105 MB; the writer's pages 16 MiB more at most)
 and by the list of changed paths.
 
 There are two kinds of updates, both from the catalog: that of a scan, of which there is one at a time, lasts as long as
