@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runicornfs.catalog import manifests
 from runicornfs.catalog.artifacts import ArtifactPlace
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.nodes import Kind
@@ -241,3 +242,14 @@ def test_metadata_that_is_nested_without_measure_is_refused(catalog: Catalog) ->
     apply(catalog, document(f"{NET}/v1/metadata.json", nested, b"2"))
     with pytest.raises(MalformedRecord, match="nested too deep"):
         catalog.artifacts.metadata(catalog.artifacts.find("net"), 1)
+
+
+@pytest.mark.parametrize("statement", [manifests.LOOKUP, manifests.CHILDREN])
+def test_what_a_manifest_lists_is_found_by_probes_alone(sample: Catalog, statement: str) -> None:
+    """However large the store is: one row by its number, the other by its key, and nothing is sorted."""
+    with sample._database.reader() as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", (1, 1, 1, b"x")[: statement.count("?")]).fetchall()
+    steps = [str(row[3]) for row in plan]
+    assert len(steps) == 2
+    assert steps[0] == "SEARCH n USING INTEGER PRIMARY KEY (rowid=?)"
+    assert steps[1].startswith("SEARCH e USING PRIMARY KEY (manifest=? AND folder=?")
