@@ -168,23 +168,26 @@ def scan(root: bytes, known: dict[bytes, bytes]) -> Iterator[Event]:
 class FrameWriter:
     """Writes frames as one compressed stream."""
 
-    # The receiver should see progress while it works, and a compressor works best on more than a line.
-    FLUSH_EVERY = 256 * 1024
+    # Bytes before compression. The receiver should see at once that there is a store, and then progress; a compressor
+    # works best on more than a line. Each piece is twice the one before.
+    FIRST_FLUSH, LAST_FLUSH = 4 * 1024, 256 * 1024
 
     def __init__(self, output: BinaryIO) -> None:
         self.output = output
         self.compressor = zlib.compressobj(3)
         self.pending = 0
+        self.piece = self.FIRST_FLUSH
 
     def write(self, kind: int, header: list[str | int], body: bytes = b"") -> None:
         text = json.dumps(header).encode("ascii")
         for part in (FRAME.pack(kind, len(text), len(body)), text, body):
             self.output.write(self.compressor.compress(part))
             self.pending += len(part)
-        if self.pending >= self.FLUSH_EVERY or kind == ALIVE:
+        if self.pending >= self.piece or kind == ALIVE:
             self.output.write(self.compressor.flush(zlib.Z_SYNC_FLUSH))
             self.output.flush()
             self.pending = 0
+            self.piece = min(2 * self.piece, self.LAST_FLUSH)
 
     def close(self) -> None:
         self.output.write(self.compressor.flush())

@@ -60,6 +60,18 @@ def test_frames_become_typed_events() -> None:
     ]
 
 
+def test_the_first_frames_do_not_wait_for_many_others() -> None:
+    output = io.BytesIO()
+    writer = helper_program.FrameWriter(output)
+    sizes = []
+    for number in range(2000):
+        writer.write(walk.GONE, [f"artifacts/model/net-{number}/versions.json"])
+        sizes.append(len(output.getvalue()))
+    pieces = sorted(set(sizes))[1:]
+    assert sizes.index(pieces[0]) < 150
+    assert len(pieces) < 8, "later ones go in large pieces"
+
+
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a//b", "a/../b", "", "a/" + "x" * 300, "nul\0", "\ud800"])
 def test_a_path_that_leaves_its_place_is_a_notice(path: str) -> None:
     try:
