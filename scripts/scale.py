@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -306,8 +307,8 @@ def sync(work: Path) -> Result:
     version, and by the next daemon."""
     writer = StoreWriter(work / "store")
     write_store(writer)
-    times: dict[str, list[float]] = {name: [] for name in ("first", "nothing_new", "one_version", "next_start")}
-    sizes: dict[str, list[float]] = {name: [] for name in ("first_down", "nothing_up", "nothing_down")}
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    sizes: defaultdict[str, list[float]] = defaultdict(list)
     with PrivateSshd() as sshd:
         for turn in range(REPETITIONS):
             folder = work / f"client{turn}"
@@ -316,14 +317,15 @@ def sync(work: Path) -> Result:
                 sshd.trust(line.port)
                 source = source_of(sshd, writer.root, line.port)
                 with mounted(folder, source, *login_options(sshd)) as mount:
-                    before = line.stats()
                     times["first"].append(mount.took)
-                    sizes["first_down"].append(before.down)
+                    sizes["first_down"].append(line.stats().down)
+                    times["nothing_new_while_exporting"].append(mount.sync())
+                    wait_for_export(folder / "cache")
+                    before = line.stats()
                     times["nothing_new"].append(mount.sync())
                     after = line.stats()
                     sizes["nothing_up"].append(after.up - before.up)
                     sizes["nothing_down"].append(after.down - before.down)
-                    wait_for_export(folder / "cache")
                     writer.add_version("model", "model-007", {"weights.bin": b"%d" % turn})
                     times["one_version"].append(mount.sync())
                 with mounted(folder, source, *login_options(sshd)) as mount:
