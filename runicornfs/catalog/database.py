@@ -26,7 +26,7 @@ IDLE_READERS = 16
 # How long one connection waits for another's lock. Only the checkpoint of WAL ever takes one that readers meet.
 BUSY_TIMEOUT_S = 30.0
 # KiB of pages that the writer keeps. What a manifest brings is appended; rows at random places are those of artifacts
-# and runs, of which 100,000 fit. Four times as much made the sync of 400,000 files no faster and took 50 MB more.
+# and runs, of which 100,000 fit. With four times as much the sync of 400,000 files took 50 MB more.
 WRITER_CACHE_KIB = 16 * 1024
 # Bytes that index.db-wal keeps after a checkpoint; the first sync makes it as large as all the JSON of the store.
 WAL_KEPT = 64 * 1024 * 1024
