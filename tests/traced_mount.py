@@ -27,7 +27,7 @@ def trace(path: str) -> None:
         finally:
             os.write(fd, b"< %d\n" % number)
 
-    StoreOperations.read = read  # type: ignore[method-assign, assignment]
+    StoreOperations.read = read  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
