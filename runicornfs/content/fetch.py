@@ -1,8 +1,8 @@
 """Who fetches what: turns the wishes of readers into fills, and the end of a fill into blocks or errors.
 
-A few threads run fills, at most one of a content takes from its wishes at a time. One that has taken the last range
-only waits for what is on its way and holds up nobody: what is wanted meanwhile is taken by the next. `wishes` says what
-comes next of a content, `scheduler` which content does.
+A few threads run fills, at most one of a content takes from its wishes at a time. While much is on its way to it, it
+goes on with what is wanted meanwhile; one whose last range is all that it waits for holds up nobody, and the next takes
+over. `wishes` says what comes next of a content, `scheduler` which content does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from runicornfs.content.room import Room
 from runicornfs.content.scheduler import LEAST_SHARE, LEAST_TURN_S, Scheduler, Turn
 from runicornfs.content.table import Table
 from runicornfs.content.verify import Verifier
+from runicornfs.content.wishes import RANGE
 from runicornfs.errors import (
     AccessDenied,
     MissingOnServer,
@@ -171,8 +172,9 @@ class _Fill(Iterator[tuple[int, int]]):
         with entry.condition:
             taken = None if ends else entry.take()
             if taken is None:
-                self._stop_pulling()
-                return None
+                if ends or len(self.asked) <= RANGE:
+                    self._stop_pulling()
+                return None  # with so much on its way, it is soon asked again
             first, stop, awaited = taken.first, taken.stop, taken.awaited
             own = self._bytes_of(list(self.asked))
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))

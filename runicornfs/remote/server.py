@@ -112,11 +112,9 @@ class _Portion(Iterator[tuple[int, int]]):
     def __next__(self) -> tuple[int, int]:
         if self.bulk is not None and self.bulk.ready:
             raise StopIteration
-        try:
-            offset, length = next(self._wanted)
-        except StopIteration:
-            self.exhausted = True
-            raise
+        self.exhausted = True
+        offset, length = next(self._wanted)
+        self.exhausted = False
         if self.bulk is not None:
             self.bulk.moved(length)
         return offset, length
@@ -246,9 +244,9 @@ class Server:
     ) -> None:
         """Copy the (offset, length) ranges that `wanted` yields from `file` to the same places in `fd`.
 
-        Ranges are taken from `wanted` only when there is room for more on the line; `received(offset, length)` is
-        called, on this thread, when a whole range has been written. Returns when `wanted` is exhausted and all has been
-        written.
+        Ranges are taken from `wanted` only when there is room for more on the line; while something is on its way, one
+        that had nothing is asked again. `received(offset, length)` is called, on this thread, when a whole range has
+        been written. Returns when all has been written and `wanted` has nothing.
 
         Raises StaleFile (the file there is not this one), MissingOnServer, AccessDenied, TimedOut (no progress for the
         read time-out), Unreachable or ConnectionLost, ProtocolError, OSError (writing failed), and whatever `wanted`

@@ -1,7 +1,8 @@
 """The loop that this project exists for: ranges of a remote file into a local one, with requests always in flight.
 
 New ranges are taken only when there is room for them, so whoever yields them decides as late as possible what comes
-next. Between ranges nothing is drained: the line never runs dry while there is something to ask for. Data goes from the
+next; one that has nothing now is asked again after each answer. Between ranges nothing is drained: the line never runs
+dry while there is something to ask for. Data goes from the
 packets as they were received straight to the file (`pwritev`).
 """
 
@@ -59,21 +60,19 @@ class Transfer:
         self.bytes = 0
 
     def run(self, wanted: Iterator[tuple[int, int]]) -> None:
-        """Fetch every (offset, length) that `wanted` yields; returns when it is exhausted and all has been written.
+        """Fetch every (offset, length) that `wanted` yields; returns when all has been written and it has no more.
 
         Raises what the session raises, StaleFile if the file ends too early, OSError if writing fails, and what
         `wanted` and `received` raise. The session is closed then, unless no answer is outstanding.
         """
         self._line.transfer_begins()
         try:
-            more = True
             while True:
-                while more and self._in_flight < self._line.share():
+                while self._in_flight < self._line.share():
                     next_range = next(wanted, None)
                     if next_range is None:
-                        more = False
-                    else:
-                        self._ask_for(*next_range)
+                        break
+                    self._ask_for(*next_range)
                 if self._requests:
                     requests, self._requests = bytes(self._requests), bytearray()
                     self._session.send(requests)
