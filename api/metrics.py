@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -15,6 +16,7 @@ from runicornfs.api.calls import CONTENTS, Call
 from runicornfs.api.requests import workspace_of
 from runicornfs.content.counters import WAIT_BOUNDS_S
 from runicornfs.downloads.records import ACTIVE
+from runicornfs.mount.session import Mount
 from runicornfs.workspace.workspace import Workspace
 
 
@@ -56,6 +58,7 @@ class Numbers:
         if now.last_sync is not None:
             yield _gauge("sync_age_seconds", "Time since the last sync", time.time() - now.last_sync)
         yield _gauge("mounts", "Folders on which the store is mounted", len(workspace.mounts))
+        yield _operations(workspace.mounts)
         tasks = [download.status for download in workspace.downloads.list()]
         yield _gauge("downloads_active", "Downloads that run or wait", sum(status in ACTIVE for status in tasks))
         yield _gauge("downloads_queued", "Downloads that wait for their turn", tasks.count("queued"))
@@ -67,6 +70,18 @@ def _counter(name: str, help: str, value: float) -> Metric:
 
 def _gauge(name: str, help: str, value: float) -> Metric:
     return GaugeMetricFamily(f"runicornfs_{name}", help, value=value)
+
+
+def _operations(mounts: list[Mount]) -> Metric:
+    """What of the kernel's calls is answered from its own memory does not reach us, and is not counted."""
+    counts: Counter[str] = Counter()
+    for mount in mounts:
+        counts.update(dict(mount.callbacks.counts))  # a copy: other threads count while this one adds
+    help = "Calls of the kernel that reached the mounts"
+    family = CounterMetricFamily("runicornfs_operations", help, labels=["operation"])
+    for name, count in sorted(counts.items()):
+        family.add_metric([name.partition("_fuse_")[0]], count)  # `getattr_fuse_3` is mfusepy's getattr for libfuse 3
+    return family
 
 
 def _waits(counts: list[int], seconds: float) -> Metric:

@@ -116,6 +116,19 @@ def test_metrics_count_what_was_read(http: httpx.Client, mounted: Mounted) -> No
     assert number(answer.text, "reconnects_total") == 0
 
 
+def test_metrics_count_the_calls_that_reached_the_mount(http: httpx.Client, mounted: Mounted) -> None:
+    """What the kernel knows already it does not ask again, and then nothing is counted."""
+    path = mounted.mountpoint / MODEL
+    path.stat()
+    before = number(http.get("/metrics").text, r'operations_total\{operation="getattr"\}')
+    path.stat()
+    after = http.get("/metrics").text
+    assert number(after, r'operations_total\{operation="getattr"\}') == before >= 1
+    assert "open" not in re.findall(r'operations_total\{operation="(\w+)"\}', after)
+    path.read_bytes()
+    assert number(http.get("/metrics").text, r'operations_total\{operation="open"\}') == 1
+
+
 def test_metrics_of_two_mounts_are_their_own(mounted: Mounted, mount_store: MountStore, sample_store: Path) -> None:
     other = mount_store(sample_store)
     (mounted.mountpoint / MODEL).read_bytes()

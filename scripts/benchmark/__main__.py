@@ -1,0 +1,80 @@
+"""The command: which workloads are run, and where their report goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmark import machine, report
+from scripts.benchmark.bench import Bench, Workload
+from scripts.benchmark.workloads import WORKLOADS
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+
+
+def main() -> int:
+    options = _options()
+    if options.list:
+        for workload in WORKLOADS:
+            print(f"{workload.name:16} {workload.title} ({workload.line})")
+        return 0
+    chosen = [workload for workload in WORKLOADS if not options.only or workload.name in options.only]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: everything is taken away
+    rows = run(chosen, options.quick)
+    about = machine.description()
+    text = report.markdown(rows, about, options.quick)
+    if options.markdown is not None:
+        options.markdown.write_text(text, encoding="utf-8")
+    if options.write:
+        DOCUMENT.write_text(text, encoding="utf-8")
+    if options.json is not None:
+        answer = json.dumps(report.as_json(rows, about, options.quick), indent=2, ensure_ascii=False)
+        options.json.write_text(answer, encoding="utf-8")
+    return int(any(row.outcome is None for row in rows))
+
+
+def run(chosen: Sequence[Workload], quick: bool) -> list[report.Row]:
+    """Each workload in turn; one that fails does not keep the others from being measured."""
+    rows = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runicornfs-bench-")))
+        bench = Bench(folder, stack, quick)
+        for workload in chosen:
+            print(f"{workload.name} …", end="\r", file=sys.stderr, flush=True)
+            start = time.monotonic()
+            outcome, failure = None, ""
+            try:
+                outcome = workload.measure(bench)
+            except (Exception, pytest.fail.Exception) as error:
+                failure = f"{type(error).__name__}: {error}"
+            rows.append(report.Row(workload, outcome, failure, time.monotonic() - start))
+            print(report.text(rows[-1]), flush=True)
+    return rows
+
+
+def _options() -> argparse.Namespace:
+    names = [workload.name for workload in WORKLOADS]
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures runicornfs against its peers.")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds, under three minutes in all")
+    parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="only this workload; repeatable")
+    parser.add_argument("--list", action="store_true", help="say which workloads there are")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report to a file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's numbers to a file")
+    parser.add_argument("--write", action="store_true", help="write the report to docs/benchmarks.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

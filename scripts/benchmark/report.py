@@ -1,0 +1,112 @@
+"""What a run came to: as lines while it runs, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scripts.benchmark.bench import Workload
+from scripts.benchmark.measuring import Bar, Measured, Outcome, Series
+
+HEAD = """\
+# Benchmarks
+
+Written by `scripts/bench --write`: every workload against its peers, on one machine, one store and one SSH server, side
+by side in one run. A number is the median, with the least and the most of its rounds in parentheses. A ratio is taken
+in each round, between what was measured in that round; bars are judged by its median. The server lies on the same
+machine, so both ends of every transfer share its cores; delay and bandwidth limit come from a relay
+(`tests/relay.py`), whose own limits are the first row. Peers run with their defaults: `sshfs`, `rclone mount
+--vfs-cache-mode full`, `ssh HOST cat FILE`, and Runicorn 0.4.1's client.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload and what it came to; `failure` says why there is no outcome."""
+
+    workload: Workload
+    outcome: Outcome | None
+    failure: str
+    seconds: float
+
+
+def number(value: float) -> str:
+    """Three digits are what a measurement is worth."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def series(reached: Series) -> str:
+    """`443 (430–451)`; without the parentheses where there was one round."""
+    if len(reached.values) == 1:
+        return number(reached.median)
+    return f"{number(reached.median)} ({number(reached.low)}–{number(reached.high)})"
+
+
+def measured(line: Measured) -> str:
+    return f"{line.who}: {series(line.reached)} {line.unit}"
+
+
+def bar(bar: Bar) -> str:
+    """`1.62 (1.5–1.7) × sshfs, bar ≥ 1.3: met`."""
+    sign = "≥" if bar.at_least else "≤"
+    verdict = "met" if bar.met else f"**missed** by a factor of {number(bar.missed_by)}"
+    return f"{series(bar.reached)} {bar.what}; bar {sign} {bar.limit:g}: {verdict}"
+
+
+def text(row: Row) -> str:
+    """For the terminal."""
+    lines = [f"\n{row.workload.name}: {row.workload.title} ({row.workload.line}), {row.seconds:.0f} s"]
+    if row.outcome is None:
+        return "\n".join([*lines, f"  failed: {row.failure}"])
+    lines += [f"  {measured(line)}" for line in row.outcome.measured]
+    lines += [f"  → {bar(one).replace('**', '')}" for one in row.outcome.bars]
+    lines += [f"  ({note})" for note in row.outcome.notes]
+    return "\n".join(lines)
+
+
+def markdown(rows: list[Row], machine: Mapping[str, str], quick: bool) -> str:
+    parts = [HEAD]
+    if quick:
+        parts.append("**With `--quick`: smaller sizes and fewer rounds. Not to be quoted.**\n")
+    bars = [bar for row in rows if row.outcome is not None for bar in row.outcome.bars]
+    parts.append(f"{sum(bar.met for bar in bars)} of {len(bars)} bars are met.\n")
+    parts.append("| workload | line | measured | bars |\n|---|---|---|---|")
+    parts += [_markdown_row(row) for row in rows]
+    notes = [
+        f"- {row.workload.name}: {'. '.join(row.outcome.notes)}."
+        for row in rows
+        if row.outcome is not None and row.outcome.notes
+    ]
+    if notes:
+        parts.append("\n## Notes\n\n" + "\n".join(notes))
+    parts.append(f"\n## The machine\n\nMeasured on {time.strftime('%Y-%m-%d')}.\n\n| | |\n|---|---|")
+    parts += [f"| {what} | {value} |" for what, value in machine.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _markdown_row(row: Row) -> str:
+    what = f"{row.workload.title} (`{row.workload.name}`)"
+    if row.outcome is None:
+        return f"| {what} | {row.workload.line} | failed: {row.failure.replace('|', '/')} | |"
+    lines = "<br>".join(measured(line) for line in row.outcome.measured)
+    return f"| {what} | {row.workload.line} | {lines} | {'<br>'.join(bar(one) for one in row.outcome.bars)} |"
+
+
+def as_json(rows: list[Row], machine: Mapping[str, str], quick: bool) -> dict[str, Any]:
+    """Everything that was measured, each round of it."""
+    return {"machine": dict(machine), "quick": quick, "rows": [_row_as_json(row) for row in rows]}
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    about: dict[str, Any] = {key: value for key, value in vars(row.workload).items() if isinstance(value, str)}
+    about |= {"seconds": row.seconds, "failure": row.failure}
+    if row.outcome is None:
+        return about
+    found = asdict(row.outcome)
+    for entry, one in zip(found["bars"], row.outcome.bars, strict=True):
+        entry["met"] = one.met
+    return about | found
