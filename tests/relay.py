@@ -24,12 +24,14 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-# What is read from one end at a time: small enough that a slow line passes it in pieces.
+# What a line with a limit passes at a time: small enough that a slow one passes what was sent in pieces.
 CHUNK = 64 * 1024
-# Chunks that wait to be delivered in one direction of one connection; then its sender has to wait.
-QUEUED_CHUNKS = 4096
+# Bytes that wait to be delivered in one direction of one connection; then its sender has to wait.
+QUEUED_BYTES = 256 << 20
 FAREWELL_S = 2.0  # how long the connections that were dropped at the end may take to notice
 
 
@@ -115,7 +117,7 @@ class Line:
         self.accepting = True
         self._free_at = {"up": 0.0, "down": 0.0}
         self._drop_at: int | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._transports: set[asyncio.Transport] = set()
 
     def arrival(self, direction: str, size: int) -> float:
         """When `size` bytes sent now arrive: queueing, then transmission, then propagation."""
@@ -123,13 +125,13 @@ class Line:
         self._free_at[direction] = start + (size / self.rate if self.rate else 0.0)
         return self._free_at[direction] + self.delay
 
-    def opened(self, writers: set[asyncio.StreamWriter]) -> None:
-        self._writers |= writers
+    def opened(self, transports: set[asyncio.Transport]) -> None:
+        self._transports |= transports
         self.stats.connections += 1
         self.stats.open += 1
 
-    def closed(self, writers: set[asyncio.StreamWriter]) -> None:
-        self._writers -= writers
+    def closed(self, transports: set[asyncio.Transport]) -> None:
+        self._transports -= transports
         self.stats.open -= 1
 
     def passed(self, direction: str, size: int) -> None:
@@ -148,56 +150,118 @@ class Line:
 
     def drop(self) -> None:
         self._drop_at = None
-        for writer in self._writers:
-            writer.transport.abort()
+        for transport in self._transports:
+            transport.abort()
 
 
-async def pass_on(line: Line, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Reads here, writes there, later. Ends at the end of the stream or when either connection breaks."""
-    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_CHUNKS)
+class End(asyncio.Protocol):
+    """One end of one connection. What comes in here waits until it is due, and its sender waits when that is too much.
 
-    async def deliver() -> None:
-        while True:
-            due, data = await queue.get()
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await line.flowing.wait()
-            if not data:
-                writer.write_eof()
-                return
-            data = data[: line.room(direction, len(data))]
-            writer.write(data)
-            await writer.drain()
-            line.passed(direction, len(data))
+    A protocol, since a relay with asyncio's streams took 2.2 s of a core for a GB, and this one takes 0.6.
+    """
 
-    async def collect() -> None:
-        while data := await reader.read(CHUNK):
-            await queue.put((line.arrival(direction, len(data)), data))
-        await queue.put((time.monotonic() + line.delay, b""))
+    transport: asyncio.Transport
 
-    tasks = {asyncio.create_task(deliver()), asyncio.create_task(collect())}
+    def __init__(self, line: Line, direction: str, connected: Callable[[End], None] | None = None) -> None:
+        self.direction = direction
+        self._line = line
+        self._connected = connected
+        self._waiting: deque[tuple[float, memoryview]] = deque()
+        self._waiting_bytes = 0
+        self._lost = False
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if self._connected is not None:
+            self._connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        view, step = memoryview(data), CHUNK if self._line.rate else len(data)
+        for start in range(0, len(view), step):
+            piece = view[start : start + step]
+            self._waiting.append((self._line.arrival(self.direction, len(piece)), piece))
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= QUEUED_BYTES:
+            self.transport.pause_reading()
+        self._news.set()
+
+    def eof_received(self) -> bool:
+        self._waiting.append((time.monotonic() + self._line.delay, memoryview(b"")))
+        self._news.set()
+        return True  # the other direction goes on
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        self._news.set()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def next(self) -> tuple[float, memoryview]:
+        """When it is due, and the bytes; none at the end of the stream. Raises ConnectionResetError."""
+        while not self._waiting and not self._lost:
+            self._news.clear()
+            await self._news.wait()
+        self._check()
+        due, piece = self._waiting.popleft()
+        if self._waiting_bytes >= QUEUED_BYTES > self._waiting_bytes - len(piece):
+            self.transport.resume_reading()
+        self._waiting_bytes -= len(piece)
+        return due, piece
+
+    async def write(self, piece: memoryview) -> None:
+        """Returns when more may be written. Raises ConnectionResetError."""
+        self._check()
+        self.transport.write(piece)
+        await self._writable.wait()
+        self._check()
+
+    def _check(self) -> None:
+        if self._lost:
+            raise ConnectionResetError
+
+
+async def pass_on(line: Line, source: End, target: End) -> None:
+    """What comes in here goes out there, later. Ends at the end of the stream, or when either connection breaks."""
     try:
-        await asyncio.gather(*tasks)
+        while True:
+            due, piece = await source.next()
+            if (early := due - time.monotonic()) > 0:
+                await asyncio.sleep(early)
+            await line.flowing.wait()
+            if not piece:
+                target.transport.write_eof()
+                return
+            piece = piece[: line.room(source.direction, len(piece))]
+            await target.write(piece)
+            line.passed(source.direction, len(piece))
     except OSError:
-        writer.transport.abort()
-    finally:
-        for task in tasks:
-            task.cancel()
+        source.transport.abort()
+        target.transport.abort()
 
 
-async def relay(line: Line, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def relay(line: Line, host: str, port: int, near: End) -> None:
     """Serves one connection."""
     if not line.accepting:
-        writer.transport.abort()
+        near.transport.abort()
         return
     try:
-        there_reader, there_writer = await asyncio.open_connection(host, port)
+        _, far = await asyncio.get_running_loop().create_connection(lambda: End(line, "down"), host, port)
     except OSError:
-        writer.transport.abort()
+        near.transport.abort()
         return
-    ends = {writer, there_writer}
+    ends = {near.transport, far.transport}
     line.opened(ends)
     try:
-        await asyncio.gather(pass_on(line, "up", reader, there_writer), pass_on(line, "down", there_reader, writer))
+        await asyncio.gather(pass_on(line, near, far), pass_on(line, far, near))
     finally:
         line.closed(ends)
         for end in ends:
@@ -239,7 +303,15 @@ async def main() -> None:
     options = parser.parse_args()
     host, _, port = options.to.rpartition(":")
     line = Line(options.rtt_ms / 1000, options.mbit * 1e6 / 8)
-    server = await asyncio.start_server(lambda r, w: relay(line, host, int(port), r, w), "127.0.0.1", options.listen)
+    serving: set[asyncio.Task[None]] = set()
+
+    def serve(near: End) -> None:
+        task = asyncio.create_task(relay(line, host, int(port), near))
+        serving.add(task)  # asyncio itself keeps no task alive
+        task.add_done_callback(serving.discard)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: End(line, "up", serve), "127.0.0.1", options.listen)
     print(f"listening {server.sockets[0].getsockname()[1]}", flush=True)
     await steer(line)
     server.close()
