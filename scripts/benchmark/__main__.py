@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -29,17 +28,16 @@ def main() -> int:
         return 0
     chosen = [workload for workload in WORKLOADS if not options.only or workload.name in options.only]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: everything is taken away
-    rows = run(chosen, options.quick)
+    measured = run(chosen, options.quick)
+    earlier = report.load(options.json) if options.json is not None else []
+    rows = report.merged(earlier, measured, [workload.name for workload in WORKLOADS])
     about = machine.description()
-    text = report.markdown(rows, about, options.quick)
-    if options.markdown is not None:
-        options.markdown.write_text(text, encoding="utf-8")
-    if options.write:
-        DOCUMENT.write_text(text, encoding="utf-8")
     if options.json is not None:
-        answer = json.dumps(report.as_json(rows, about, options.quick), indent=2, ensure_ascii=False)
-        options.json.write_text(answer, encoding="utf-8")
-    return int(any(row.outcome is None for row in rows))
+        report.save(options.json, rows, about)
+    for path in (options.markdown, DOCUMENT if options.write else None):
+        if path is not None:
+            path.write_text(report.markdown(rows, about), encoding="utf-8")
+    return int(any(row.outcome is None for row in measured))
 
 
 def run(chosen: Sequence[Workload], quick: bool) -> list[report.Row]:
@@ -56,7 +54,9 @@ def run(chosen: Sequence[Workload], quick: bool) -> list[report.Row]:
                 outcome = workload.measure(bench)
             except (Exception, pytest.fail.Exception) as error:
                 failure = f"{type(error).__name__}: {error}"
-            rows.append(report.Row(workload, outcome, failure, time.monotonic() - start))
+            taken = time.monotonic() - start
+            about = (workload.name, workload.title, workload.line)
+            rows.append(report.Row(*about, quick, report.today(), taken, outcome, failure))
             print(report.text(rows[-1]), flush=True)
     return rows
 
@@ -68,7 +68,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="only this workload; repeatable")
     parser.add_argument("--list", action="store_true", help="say which workloads there are")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report to a file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's numbers to a file")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="add each round's numbers to a file; report all it has"
+    )
     parser.add_argument("--write", action="store_true", help="write the report to docs/benchmarks.md")
     return parser.parse_args()
 

@@ -81,13 +81,18 @@ class Bench:
         return self._lines[key]
 
     def store(self, name: str, build: Callable[[StoreWriter], None]) -> Path:
-        """The root of a store that `build` has written; workloads that name the same share it."""
+        """The root of a store that `build` has written; workloads that name the same share it.
+
+        All of it is in the server's memory, whatever was forgotten since: no contestant is the one that waits for the
+        server's disk.
+        """
         if name not in self._stores:
             root = self.folder / "stores" / name / "runicorn"
             root.mkdir(parents=True)
             build(StoreWriter(root))
             machine.settle()
             self._stores[name] = root
+        machine.read_all(self._stores[name])
         return self._stores[name]
 
     @contextmanager

@@ -98,6 +98,11 @@ class Outcome:
         self.measured.append(Measured(who, reached, unit))
         return reached
 
+    def note(self, sentence: str) -> None:
+        """What is said once is enough."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
     def at_least(self, limit: float, what: str, reached: Series) -> None:
         self.bars.append(Bar(what, reached, limit))
 

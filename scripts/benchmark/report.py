@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from scripts.benchmark.bench import Workload
+from pydantic import TypeAdapter
+
 from scripts.benchmark.measuring import Bar, Measured, Outcome, Series
 
 HEAD = """\
@@ -24,12 +27,19 @@ machine, so both ends of every transfer share its cores; delay and bandwidth lim
 
 @dataclass(frozen=True)
 class Row:
-    """One workload and what it came to; `failure` says why there is no outcome."""
+    """One workload and what it came to; `failure` says why there is no outcome. `day` is when it was measured."""
 
-    workload: Workload
-    outcome: Outcome | None
-    failure: str
+    name: str
+    title: str
+    line: str
+    quick: bool
+    day: str
     seconds: float
+    outcome: Outcome | None
+    failure: str = ""
+
+
+_ROWS = TypeAdapter(list[Row])
 
 
 def number(value: float) -> str:
@@ -59,7 +69,7 @@ def bar(bar: Bar) -> str:
 
 def text(row: Row) -> str:
     """For the terminal."""
-    lines = [f"\n{row.workload.name}: {row.workload.title} ({row.workload.line}), {row.seconds:.0f} s"]
+    lines = [f"\n{row.name}: {row.title} ({row.line}), {row.seconds:.0f} s"]
     if row.outcome is None:
         return "\n".join([*lines, f"  failed: {row.failure}"])
     lines += [f"  {measured(line)}" for line in row.outcome.measured]
@@ -68,45 +78,52 @@ def text(row: Row) -> str:
     return "\n".join(lines)
 
 
-def markdown(rows: list[Row], machine: Mapping[str, str], quick: bool) -> str:
+def markdown(rows: list[Row], machine: Mapping[str, str]) -> str:
     parts = [HEAD]
-    if quick:
+    if any(row.quick for row in rows):
         parts.append("**With `--quick`: smaller sizes and fewer rounds. Not to be quoted.**\n")
     bars = [bar for row in rows if row.outcome is not None for bar in row.outcome.bars]
     parts.append(f"{sum(bar.met for bar in bars)} of {len(bars)} bars are met.\n")
     parts.append("| workload | line | measured | bars |\n|---|---|---|---|")
     parts += [_markdown_row(row) for row in rows]
-    notes = [
-        f"- {row.workload.name}: {'. '.join(row.outcome.notes)}."
-        for row in rows
-        if row.outcome is not None and row.outcome.notes
-    ]
+    notes = [f"- {row.name}: {'. '.join(row.outcome.notes)}." for row in rows if row.outcome and row.outcome.notes]
     if notes:
         parts.append("\n## Notes\n\n" + "\n".join(notes))
-    parts.append(f"\n## The machine\n\nMeasured on {time.strftime('%Y-%m-%d')}.\n\n| | |\n|---|---|")
+    days = " and ".join(sorted({row.day for row in rows}))
+    parts.append(f"\n## The machine\n\nMeasured on {days}.\n\n| | |\n|---|---|")
     parts += [f"| {what} | {value} |" for what, value in machine.items()]
     return "\n".join(parts) + "\n"
 
 
 def _markdown_row(row: Row) -> str:
-    what = f"{row.workload.title} (`{row.workload.name}`)"
+    what = f"{row.title} (`{row.name}`)"
     if row.outcome is None:
-        return f"| {what} | {row.workload.line} | failed: {row.failure.replace('|', '/')} | |"
+        return f"| {what} | {row.line} | failed: {row.failure.replace('|', '/')} | |"
     lines = "<br>".join(measured(line) for line in row.outcome.measured)
-    return f"| {what} | {row.workload.line} | {lines} | {'<br>'.join(bar(one) for one in row.outcome.bars)} |"
+    return f"| {what} | {row.line} | {lines} | {'<br>'.join(bar(one) for one in row.outcome.bars)} |"
 
 
-def as_json(rows: list[Row], machine: Mapping[str, str], quick: bool) -> dict[str, Any]:
-    """Everything that was measured, each round of it."""
-    return {"machine": dict(machine), "quick": quick, "rows": [_row_as_json(row) for row in rows]}
+def today() -> str:
+    return time.strftime("%Y-%m-%d")
 
 
-def _row_as_json(row: Row) -> dict[str, Any]:
-    about: dict[str, Any] = {key: value for key, value in vars(row.workload).items() if isinstance(value, str)}
-    about |= {"seconds": row.seconds, "failure": row.failure}
-    if row.outcome is None:
-        return about
-    found = asdict(row.outcome)
-    for entry, one in zip(found["bars"], row.outcome.bars, strict=True):
-        entry["met"] = one.met
-    return about | found
+def save(path: Path, rows: list[Row], machine: Mapping[str, str]) -> None:
+    """As JSON: every round of everything."""
+    found: list[dict[str, Any]] = _ROWS.dump_python(rows, mode="json")
+    for entry, row in zip(found, rows, strict=True):
+        if row.outcome is None:
+            continue
+        for about, one in zip(entry["outcome"]["bars"], row.outcome.bars, strict=True):
+            about["met"] = one.met
+    path.write_text(json.dumps({"machine": dict(machine), "rows": found}, indent=1, ensure_ascii=False), "utf-8")
+
+
+def load(path: Path) -> list[Row]:
+    """The rows of a file that `save` wrote; none where there is no file."""
+    return _ROWS.validate_python(json.loads(path.read_text("utf-8"))["rows"]) if path.exists() else []
+
+
+def merged(earlier: Iterable[Row], now: Iterable[Row], order: list[str]) -> list[Row]:
+    """One row for each workload, the newer one, in the order of the report."""
+    rows = {row.name: row for row in (*earlier, *now)}
+    return [rows[name] for name in order if name in rows]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmark import report
-from scripts.benchmark.bench import Bench, Workload
 from scripts.benchmark.measuring import Bar, Outcome, Series, percentile
 
 TOP = Path(__file__).parents[2]
@@ -82,10 +81,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
 
 
 def row(name: str, outcome: Outcome | None, failure: str = "") -> report.Row:
-    def measure(bench: Bench) -> Outcome:
-        raise NotImplementedError
-
-    return report.Row(Workload(name, f"what {name} is", "loopback", measure), outcome, failure, 1.0)
+    return report.Row(name, f"what {name} is", "loopback", False, "2026-11-25", 1.0, outcome, failure)
 
 
 def test_the_report_has_numbers_bars_failures_and_the_machine() -> None:
@@ -94,7 +90,7 @@ def test_the_report_has_numbers_bars_failures_and_the_machine() -> None:
     outcome.at_least(1.3, "× sshfs", ours.over(Series.of(300, 200, 200)))
     outcome.at_least(10, "× rclone", ours.over(Series.of(100)))
     rows = [row("fast", outcome), row("broken", None, "it did not mount")]
-    text = report.markdown(rows, {"kernel": "Linux 6"}, quick=False)
+    text = report.markdown(rows, {"kernel": "Linux 6"})
     assert "runicornfs: 400 (390–500) MB/s" in text
     assert "2.00 (1.30–2.50) × sshfs; bar ≥ 1.3: met" in text
     assert "4.00 (3.90–5.00) × rclone; bar ≥ 10: **missed** by a factor of 2.50" in text
@@ -103,13 +99,24 @@ def test_the_report_has_numbers_bars_failures_and_the_machine() -> None:
     assert "| kernel | Linux 6 |" in text
 
 
-def test_the_json_has_every_round() -> None:
+def test_the_json_has_every_round(tmp_path: Path) -> None:
     outcome = Outcome()
     outcome.at_most(3, "s", outcome.add("runicornfs", Series.of(1, 2, 3), "s"))
-    answer = json.loads(json.dumps(report.as_json([row("sync", outcome)], {}, quick=True)))
-    (found,) = answer["rows"]
-    assert found["measured"] == [{"who": "runicornfs", "reached": {"values": [1, 2, 3]}, "unit": "s"}]
-    assert (found["name"], found["bars"][0]["limit"], found["bars"][0]["met"]) == ("sync", 3, True)
+    report.save(tmp_path / "json", [row("sync", outcome)], {})
+    (found,) = json.loads((tmp_path / "json").read_text())["rows"]
+    assert found["outcome"]["measured"] == [{"who": "runicornfs", "reached": {"values": [1, 2, 3]}, "unit": "s"}]
+    assert found["outcome"]["bars"][0]["met"] is True
+
+
+def test_a_later_run_replaces_the_rows_that_it_measured(tmp_path: Path) -> None:
+    """The whole takes long, so it may be measured in pieces; each row is of one run."""
+    first, later = Outcome(notes=["first"]), Outcome(notes=["later"])
+    report.save(tmp_path / "json", [row("sync", first), row("walk", first), row("gone", first)], {})
+    rows = report.merged(
+        report.load(tmp_path / "json"), [row("walk", later), row("read", later)], ["read", "sync", "walk"]
+    )
+    assert rows == [row("read", later), row("sync", first), row("walk", later)]
+    assert report.load(tmp_path / "none") == []
 
 
 def test_the_list_names_every_workload_that_has_a_bar() -> None:

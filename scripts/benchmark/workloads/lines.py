@@ -89,7 +89,7 @@ def _measure(bench: Bench) -> Outcome:
         taken = Series(tuple(peers.ssh_cat(bench, line, root / file) for _ in range(rounds)))
         outcome.add(f"ssh cat, {what}", taken.inverse(size / 1e6), "MB/s")
     outcome.add("idle round trip at 50 ms", round_trip_s(RTT_MS).scaled(1000), "ms")
-    outcome.notes.append(
+    outcome.note(
         f"{size // MIB} MiB each ({size // 8 // MIB} at 100 Mbit/s). At 50 ms OpenSSH's window of 2 MiB holds one "
         "`ssh` near 40 MB/s, whatever the line."
     )

@@ -96,7 +96,7 @@ def _whole(bench: Bench) -> Outcome:
     if _has_torch():
         loads = {"torch.load": ("torch_load", "model.pth")} | loads
     else:
-        outcome.notes.append(WITHOUT_TORCH)
+        outcome.note(WITHOUT_TORCH)
     cat: list[float] = []
     taken: dict[str, list[float]] = {title: [] for title in loads}
     for _ in range(bench.pick(3, 1)):
@@ -109,7 +109,7 @@ def _whole(bench: Bench) -> Outcome:
         reached = outcome.add(title, Series(tuple(seconds)), "s")
         outcome.at_most(1.15, f"× ssh cat, {title}", reached.over(reference))
     size = (root / _path("model.npy")).stat().st_size
-    outcome.notes.append(f"{size / MIB:.0f} MiB each, the files differ by less than 1 %; ssh cat with its connection")
+    outcome.note(f"{size / MIB:.0f} MiB each, the files differ by less than 1 %; ssh cat with its connection")
     return outcome
 
 
@@ -135,7 +135,7 @@ def _parts(bench: Bench) -> Outcome:
         outcome.add(part.title, Series(tuple(seconds)), "s")
         limit = 1.5 * part.needed / MIB + 1
         outcome.at_most(limit, f"MiB fetched, {part.title} ({part.needed / MIB:.2f} needed)", Series(tuple(fetched)))
-    outcome.notes.append("fetched: all that came over the line, SSH's own bytes and read-ahead included")
+    outcome.note("fetched: all that came over the line, SSH's own bytes and read-ahead included")
     return outcome
 
 

@@ -51,7 +51,7 @@ def _measure(bench: Bench) -> Outcome:
     outcome.add("runicornfs, one file, each of 8", Series(tuple(same)), "MB/s")
     outcome.at_most(ONCE, "× the one file fetched", Series(tuple(fetched)))
     outcome.at_least(FAIR, "of the mean rate for the slowest of 8", Series(tuple(fairness)))
-    outcome.notes.append(f"{size // MIB} MiB each; starving is called what gets less than half of the mean")
+    outcome.note(f"{size // MIB} MiB each; starving is called what gets less than half of the mean")
     return outcome
 
 

@@ -34,7 +34,7 @@ def _measure(bench: Bench) -> Outcome:
             resident.append(memory / 1e6)
     outcome.at_most(1, "s", outcome.add("start of the process to mounted", Series(tuple(seconds)), "s"))
     outcome.at_most(200, "MB resident", outcome.add("resident", Series(tuple(resident)), "MB"))
-    outcome.notes.append(f"{files:,} files in {VERSIONS} versions of {FOLDERS} folders")
+    outcome.note(f"{files:,} files in {VERSIONS} versions of {FOLDERS} folders")
     return outcome
 
 

@@ -69,7 +69,7 @@ def _loopback(bench: Bench) -> Outcome:
     _add(outcome, reached)
     outcome.at_least(1.3, "× sshfs", reached["runicornfs"].over(reached["sshfs"]))
     outcome.at_least(4, "× rclone", reached["runicornfs"].over(reached["rclone"]))
-    outcome.notes.append(f"{large.sizes(bench)['large'] // MIB} MiB; `verified` by the API in every round")
+    outcome.note(f"{large.sizes(bench)['large'] // MIB} MiB; `verified` by the API in every round")
     return outcome
 
 
@@ -89,7 +89,7 @@ def _delayed(bench: Bench) -> Outcome:
     outcome.at_least(5, "× rclone", reached["runicornfs"].over(reached["rclone"]))
     outcome.at_least(30, "× sshfs", reached["runicornfs"].over(reached["sshfs"]))
     size = large.sizes(bench)["medium"]
-    outcome.notes.append(f"{size // MIB} MiB; of sshfs the first {part // MIB} MiB, since it takes a minute for all")
+    outcome.note(f"{size // MIB} MiB; of sshfs the first {part // MIB} MiB, since it takes a minute for all")
     return outcome
 
 
@@ -107,7 +107,7 @@ def _limited(bench: Bench) -> Outcome:
     _add(outcome, reached)
     outcome.at_least(95, "% of the line", reached["runicornfs"].scaled(100 / (line.bytes_per_s / 1e6)))
     size = large.sizes(bench)["small"]
-    outcome.notes.append(f"{size // MIB} MiB over a line of {line.bytes_per_s / 1e6} MB/s; SSH's own bytes count")
+    outcome.note(f"{size // MIB} MiB over a line of {line.bytes_per_s / 1e6} MB/s; SSH's own bytes count")
     return outcome
 
 
@@ -129,7 +129,7 @@ def _first_byte(bench: Bench) -> Outcome:
     for who, seconds in reached.items():
         outcome.add(who, seconds.scaled(1000), "ms")
     outcome.at_most(3, "round trips", reached["runicornfs"].scaled(1 / round_trip.median))
-    outcome.notes.append("open and read one byte, the first access to a fresh mount")
+    outcome.note("open and read one byte, the first access to a fresh mount")
     return outcome
 
 

@@ -16,9 +16,10 @@ from scripts.benchmark.bench import Bench, Line, Workload
 from scripts.benchmark.measuring import Outcome, Series
 from tests.stores import replace_record
 
-ARTIFACTS, VERSIONS, RUNS = 200, 1000, 1000
-# Runicorn's client needs some three quarters of an hour for that store, so it gets one that is so many times smaller.
-RUNICORN_SHARE = 100
+# How many artifacts, versions and runs.
+FULL, QUICK = (200, 1000, 1000), (20, 100, 100)
+# Runicorn's client needs some three quarters of an hour for all that, so it gets less, which is scaled up.
+RUNICORN_FULL, RUNICORN_QUICK = (2, 10, 10), (1, 3, 3)
 SEED = 11
 FILES_OF_A_MANIFEST = 5000  # some 1 MB of JSON
 
@@ -37,23 +38,25 @@ def _build(artifacts: int, versions: int, runs: int) -> Callable[[StoreWriter], 
 
 
 def _first(bench: Bench) -> Outcome:
-    outcome, line, share = Outcome(), bench.line(mbit=100), bench.pick(1, 10)
-    artifacts, versions, runs = (number // share for number in (ARTIFACTS, VERSIONS, RUNS))
-    root = bench.store("records", _build(artifacts, versions, runs))
+    outcome, line, size = Outcome(), bench.line(mbit=100), QUICK if bench.quick else FULL
+    root = bench.store("records", _build(*size))
     taken = Series(tuple(_connect_to_mounted(bench, line, root) for _ in range(bench.pick(5, 1))))
     outcome.add("runicornfs", taken, "s")
     outcome.at_most(3, "s", taken)
-    outcome.notes.append(f"{artifacts} artifacts, {versions:,} versions, {runs:,} runs; from the start of the process")
+    outcome.note("{} artifacts, {:,} versions, {:,} runs; from the start of the process".format(*size))
     if runicorn_client.python() is None:
-        outcome.notes.append(f"{runicorn_client.RUNICORN} cannot be installed here")
+        outcome.note(f"{runicorn_client.RUNICORN} cannot be installed here")
         return outcome
-    smaller = bench.store(
-        "few-records", _build(ARTIFACTS // RUNICORN_SHARE, VERSIONS // RUNICORN_SHARE, RUNS // RUNICORN_SHARE)
-    )
-    theirs = Series.of(runicorn_client.measure(bench, line, smaller)["sync"]).scaled(RUNICORN_SHARE / share)
-    outcome.add("Runicorn 0.4.1, extrapolated", theirs, "s")
-    outcome.notes.append(f"Runicorn synced {share / RUNICORN_SHARE:.0%} of that store, which is scaled up")
+    fewer = bench.store("few-records", _build(*(RUNICORN_QUICK if bench.quick else RUNICORN_FULL)))
+    share = _documents(fewer) / _documents(root)
+    theirs = runicorn_client.measure(bench, line, fewer)["sync"] / share
+    outcome.add("Runicorn 0.4.1, extrapolated", Series.of(theirs), "s")
+    outcome.note(f"Runicorn synced a store with {share:.1%} as many documents, and its time is scaled up")
     return outcome
+
+
+def _documents(root: Path) -> int:
+    return sum(1 for _ in root.rglob("*.json"))
 
 
 def _connect_to_mounted(bench: Bench, line: Line, root: Path) -> float:
@@ -63,9 +66,8 @@ def _connect_to_mounted(bench: Bench, line: Line, root: Path) -> float:
 
 
 def _again(bench: Bench) -> Outcome:
-    outcome, line, share = Outcome(), bench.line(), bench.pick(1, 10)
-    artifacts, versions, runs = (number // share for number in (ARTIFACTS, VERSIONS, RUNS))
-    root = bench.store("records", _build(artifacts, versions, runs))
+    outcome, line = Outcome(), bench.line()
+    root = bench.store("records", _build(*(QUICK if bench.quick else FULL)))
     nothing, one = [], []
     with peers.mounted(bench, line, root) as running, Api(running) as api:
         api.sync()  # the first is over when the mount is there; what goes on behind it is not to be measured
@@ -75,7 +77,7 @@ def _again(bench: Bench) -> Outcome:
             one.append(api.sync())
     outcome.at_most(0.5, "s with nothing new", outcome.add("nothing new", Series(tuple(nothing)), "s"))
     outcome.at_most(0.5, "s with one new version", outcome.add("one new version", Series(tuple(one)), "s"))
-    outcome.notes.append("from the call of the API until it says that the sync is completed")
+    outcome.note("from the call of the API until it says that the sync is completed")
     return outcome
 
 
@@ -87,7 +89,7 @@ def _large(bench: Bench) -> Outcome:
     taken = Series.of(_connect_to_mounted(bench, line, root))
     outcome.add("runicornfs", taken, "s")
     outcome.at_most(60 * artifacts / 1000, "s", taken)
-    outcome.notes.append(
+    outcome.note(
         f"{artifacts:,} artifacts, {size / 1e6:,.0f} MB of manifests of {FILES_OF_A_MANIFEST:,} files each, with "
         f"digests that do not compress; the bar in proportion. Uncompressed they are {size / line.bytes_per_s:.0f} s"
     )

@@ -52,9 +52,7 @@ def _walks(line_of: Callable[[Bench], Line], rounds: int) -> Callable[[Bench], O
             for who in ("sshfs", "rclone"):
                 outcome.at_least(3, f"× faster than {who}, first {what}", Series(tuple(first[who])).over(ours))
             outcome.at_most(0, f"getattr and lookup reach us in a second {what}", Series(tuple(asked)))
-        outcome.notes.append(
-            f"{bench.pick(FILES, QUICK_FILES):,} files in {bench.pick(FOLDERS, QUICK_FOLDERS)} folders"
-        )
+        outcome.note(f"{bench.pick(FILES, QUICK_FILES):,} files in {bench.pick(FOLDERS, QUICK_FOLDERS)} folders")
         return outcome
 
     return measure

@@ -63,7 +63,7 @@ def _sequential(bench: Bench) -> Outcome:
     _add(outcome, dropped, kept, "MB/s")
     outcome.at_least(1.5, "× rclone, pages dropped", dropped["runicornfs"].over(dropped["rclone"]))
     outcome.at_least(70, "% of the plain file, pages kept", kept["runicornfs"].over(kept["plain file"]).scaled(100))
-    outcome.notes.append(f"{size // MIB} MiB")
+    outcome.note(f"{size // MIB} MiB")
     return outcome
 
 
@@ -75,7 +75,7 @@ def _random(bench: Bench) -> Outcome:
     outcome.at_least(0.4, "× rclone, pages dropped", dropped["runicornfs"].over(dropped["rclone"]))
     share = kept["runicornfs"].over(kept["plain file"]).scaled(100)
     outcome.at_least(90, "% of the plain file, second pass", share)
-    outcome.notes.append(f"fio, {JOBS} jobs, psync, {per_job // MIB} MiB each, the same places in both passes")
+    outcome.note(f"fio, {JOBS} jobs, psync, {per_job // MIB} MiB each, the same places in both passes")
     return outcome
 
 
@@ -95,9 +95,9 @@ def _add(outcome: Outcome, dropped: dict[str, Series], kept: dict[str, Series], 
         outcome.add(f"{who}, dropped", reached, unit)
         outcome.add(f"{who}, kept", kept[who], unit)
     if not machine.can_drop_caches():
-        outcome.notes.append(NEEDS_ROOT)
+        outcome.note(NEEDS_ROOT)
     if not machine.is_installed("bindfs"):
-        outcome.notes.append("bindfs, libfuse without Python, could not be had here")
+        outcome.note("bindfs, libfuse without Python, could not be had here")
 
 
 WORKLOADS = (
