@@ -58,7 +58,7 @@ class Mounted:
         (folder / "ssh_config").touch()
         self.process = self._start(*options)
 
-    def wait(self) -> None:
+    def wait(self, within_s: float = PATIENCE_S) -> None:
         """Returns once the store is mounted; fails the test if the daemon ends or takes too long."""
         line = f"mounted {self.source} on {self.mountpoint}"
 
@@ -67,7 +67,7 @@ class Mounted:
                 pytest.fail(f"runicornfs ended with status {self.process.returncode}:\n{self.log()}", pytrace=False)
             return line in self._output.read_text().splitlines()
 
-        wait_until(is_ready, f"a mount of {self.source}")
+        wait_until(is_ready, f"a mount of {self.source}", within_s)
         self._started = True
 
     @property

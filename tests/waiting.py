@@ -10,9 +10,9 @@ PATIENCE_S = 30.0
 POLL_S = 0.01
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
     """Returns as soon as `condition()` is true; AssertionError, which names `what` was waited for, if it never is."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}"
+        assert time.monotonic() < deadline, f"waited {within_s:.0f} s for {what}"
         time.sleep(POLL_S)

@@ -19,6 +19,7 @@ from tests.mounts import Mounted, login_options, source_of
 
 # A mount is there within a second or two; over a slow line some need several round trips.
 PATIENCE_S = 60.0
+SYNC_PATIENCE_S = 1200.0  # our own mount comes after the first sync, which may be one of a gigabyte of records
 POLL_S = 0.002
 
 # Mounts the root of a store over a line: `with mount(bench, line, root) as folder`.
@@ -32,7 +33,7 @@ def mounted(bench: Bench, line: Line, root: Path, *options: str) -> Iterator[Mou
         source = source_of(bench.sshd, root, line.port)
         running = Mounted(folder, source, *login_options(bench.sshd), *options)
         try:
-            running.wait()
+            running.wait(SYNC_PATIENCE_S)
             yield running
         finally:
             running.close()

@@ -60,7 +60,7 @@ def measured(line: Measured) -> str:
     return f"{line.who}: {series(line.reached)} {line.unit}"
 
 
-def bar(bar: Bar) -> str:
+def judged(bar: Bar) -> str:
     """`1.62 (1.5–1.7) × sshfs, bar ≥ 1.3: met`."""
     sign = "≥" if bar.at_least else "≤"
     verdict = "met" if bar.met else f"**missed** by a factor of {number(bar.missed_by)}"
@@ -73,7 +73,7 @@ def text(row: Row) -> str:
     if row.outcome is None:
         return "\n".join([*lines, f"  failed: {row.failure}"])
     lines += [f"  {measured(line)}" for line in row.outcome.measured]
-    lines += [f"  → {bar(one).replace('**', '')}" for one in row.outcome.bars]
+    lines += [f"  → {judged(one).replace('**', '')}" for one in row.outcome.bars]
     lines += [f"  ({note})" for note in row.outcome.notes]
     return "\n".join(lines)
 
@@ -100,7 +100,7 @@ def _markdown_row(row: Row) -> str:
     if row.outcome is None:
         return f"| {what} | {row.line} | failed: {row.failure.replace('|', '/')} | |"
     lines = "<br>".join(measured(line) for line in row.outcome.measured)
-    return f"| {what} | {row.line} | {lines} | {'<br>'.join(bar(one) for one in row.outcome.bars)} |"
+    return f"| {what} | {row.line} | {lines} | {'<br>'.join(judged(one) for one in row.outcome.bars)} |"
 
 
 def today() -> str:
