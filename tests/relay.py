@@ -54,7 +54,11 @@ class Relay:
     def __init__(self, to_port: int, *, rtt_ms: float = 0, mbit: float = 0) -> None:
         options = ["--to", f"127.0.0.1:{to_port}", "--rtt-ms", str(rtt_ms), "--mbit", str(mbit)]
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches whoever uses the line, not the line under him
         )
         self.port = int(self._read_line().split()[1])
 
