@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runicornfs.demo.contents import Content, random_bytes
+from runicornfs.demo.contents import Content
 from runicornfs.demo.samplestore import StoreWriter
 from scripts.benchmark import machine, peers
 from scripts.benchmark.bench import MIB, Bench, Workload
 from scripts.benchmark.measuring import Outcome, Series, percentile
+from scripts.benchmark.workloads import large
 
 CALLS = 1000
 QUICK_CALLS = 300
@@ -28,7 +29,7 @@ BOUNDS_MS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 def _root(bench: Bench) -> Path:
     def build(writer: StoreWriter) -> None:
-        writer.add_version("model", "large", {"weights.bin": random_bytes(bench.pick(2048, 512) * MIB, seed=1)})
+        writer.add_version("model", "large", {"weights.bin": large.content(bench.pick(2048, 512) * MIB, seed=1)})
         others: dict[str, Content] = {f"{n:04}.bin": b"%d" % n for n in range(CALLS)}
         cached: dict[str, Content] = {f"{n:04}.bin": b"%04d" % n * (SMALL // 4) for n in range(CALLS)}
         writer.add_version("dataset", "others", others)
