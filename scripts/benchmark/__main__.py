@@ -30,13 +30,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: everything is taken away
     measured = run(chosen, options.quick)
     earlier = report.load(options.json) if options.json is not None else []
-    rows = report.merged(earlier, measured, [workload.name for workload in WORKLOADS])
+    order = [workload.name for workload in WORKLOADS]
+    rows = report.merged(earlier, measured, order)
     about = machine.description()
     if options.json is not None:
         report.save(options.json, rows, about)
     for path in (options.markdown, DOCUMENT if options.write else None):
         if path is not None:
-            path.write_text(report.markdown(rows, about), encoding="utf-8")
+            path.write_text(report.markdown(rows, about, order), encoding="utf-8")
     return int(any(row.outcome is None for row in measured))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,12 @@ def text(row: Row) -> str:
     return "\n".join(lines)
 
 
-def markdown(rows: list[Row], machine: Mapping[str, str]) -> str:
+def markdown(rows: list[Row], machine: Mapping[str, str], order: Sequence[str]) -> str:
+    """order: the names of all workloads; those without a row are named, too."""
     parts = [HEAD]
+    named = {row.name for row in rows}
+    if missing := [f"`{name}`" for name in order if name not in named]:
+        parts.append(f"Not measured here: {', '.join(missing)}.\n")
     if any(row.quick for row in rows):
         parts.append("**With `--quick`: smaller sizes and fewer rounds. Not to be quoted.**\n")
     bars = [bar for row in rows if row.outcome is not None for bar in row.outcome.bars]
@@ -123,7 +127,7 @@ def load(path: Path) -> list[Row]:
     return _ROWS.validate_python(json.loads(path.read_text("utf-8"))["rows"]) if path.exists() else []
 
 
-def merged(earlier: Iterable[Row], now: Iterable[Row], order: list[str]) -> list[Row]:
+def merged(earlier: Iterable[Row], now: Iterable[Row], order: Sequence[str]) -> list[Row]:
     """One row for each workload, the newer one, in the order of the report."""
     rows = {row.name: row for row in (*earlier, *now)}
     return [rows[name] for name in order if name in rows]

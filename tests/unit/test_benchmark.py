@@ -90,11 +90,12 @@ def test_the_report_has_numbers_bars_failures_and_the_machine() -> None:
     outcome.at_least(1.3, "× sshfs", ours.over(Series.of(300, 200, 200)))
     outcome.at_least(10, "× rclone", ours.over(Series.of(100)))
     rows = [row("fast", outcome), row("broken", None, "it did not mount")]
-    text = report.markdown(rows, {"kernel": "Linux 6"})
+    text = report.markdown(rows, {"kernel": "Linux 6"}, ["fast", "broken", "left out"])
     assert "runicornfs: 400 (390–500) MB/s" in text
     assert "2.00 (1.30–2.50) × sshfs; bar ≥ 1.3: met" in text
     assert "4.00 (3.90–5.00) × rclone; bar ≥ 10: **missed** by a factor of 2.50" in text
     assert "1 of 2 bars are met" in text
+    assert "Not measured here: `left out`." in text
     assert "failed: it did not mount" in text
     assert "| kernel | Linux 6 |" in text
 

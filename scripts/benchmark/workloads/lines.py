@@ -91,7 +91,7 @@ def _measure(bench: Bench) -> Outcome:
     outcome.add("idle round trip at 50 ms", round_trip_s(RTT_MS).scaled(1000), "ms")
     outcome.note(
         f"{size // MIB} MiB each ({size // 8 // MIB} at 100 Mbit/s). At 50 ms OpenSSH's window of 2 MiB holds one "
-        "`ssh` near 40 MB/s, whatever the line."
+        "`ssh` near 40 MB/s, whatever the line"
     )
     return outcome
 
