@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -17,6 +18,8 @@ from scripts.benchmark import machine, report
 from scripts.benchmark.bench import Bench, Workload
 from scripts.benchmark.workloads import WORKLOADS
 
+# Either ends the run, and everything that it has started is taken away.
+ENDING = (signal.SIGINT, signal.SIGTERM)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
@@ -27,7 +30,8 @@ def main() -> int:
             print(f"{workload.name:16} {workload.title} ({workload.line})")
         return 0
     chosen = [workload for workload in WORKLOADS if not options.only or workload.name in options.only]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: everything is taken away
+    for signum in ENDING:
+        signal.signal(signum, _end)
     measured = run(chosen, options.quick)
     earlier = report.load(options.json) if options.json is not None else []
     order = [workload.name for workload in WORKLOADS]
@@ -60,6 +64,12 @@ def run(chosen: Sequence[Workload], quick: bool) -> list[report.Row]:
             rows.append(report.Row(*about, quick, report.today(), taken, outcome, failure))
             print(report.text(rows[-1]), flush=True)
     return rows
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    for other in ENDING:  # an impatient second one would leave mounts and folders behind
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _options() -> argparse.Namespace:
