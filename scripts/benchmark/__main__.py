@@ -58,12 +58,21 @@ def run(chosen: Sequence[Workload], quick: bool) -> list[report.Row]:
             try:
                 outcome = workload.measure(bench)
             except (Exception, pytest.fail.Exception) as error:
+                if _was_interrupted(error):
+                    raise KeyboardInterrupt from error
                 failure = f"{type(error).__name__}: {error}"
             taken = time.monotonic() - start
             about = (workload.name, workload.title, workload.line)
             rows.append(report.Row(*about, quick, report.today(), taken, outcome, failure))
             print(report.text(rows[-1]), flush=True)
     return rows
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether this is about the end of something that Ctrl-C ended, too: a mount that it is then missing."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
