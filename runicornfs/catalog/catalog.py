@@ -192,13 +192,13 @@ class Catalog:
 
     def listing(self, path: str) -> list[Row]:
         """What is in a folder, sorted by the names' bytes, as the mount shows it to readers of whole folders."""
-        statement = "SELECT name, inode, kind, size, mtime_ns, digest FROM nodes WHERE parent = ? ORDER BY name"
-        return self._database.rows(statement, inode_of(path))
-
-    def path_of(self, inode: int) -> str | None:
-        """The path of a node; one probe for each of its folders. None where there is none with this number."""
-        with self._database.snapshot() as connection:
-            return path_of(connection, inode, {})
+        listed = manifests.split(path)
+        if listed is None:
+            statement = "SELECT name, inode, kind, size, mtime_ns, NULL FROM nodes WHERE parent = ? ORDER BY name"
+            return self._database.rows(statement, inode_of(path))
+        files, below = listed
+        rows = self._database.rows(manifests.CHILDREN, inode_of(files), inode_of(parent_of(files)), inode_of(below))
+        return [(row[0], inode_of(f"{path}/{os.fsdecode(row[0])}"), *row[1:]) for row in rows]
 
     def document(self, id: int) -> bytes:
         """The content of a document. Raises NotFound: a sync replaced it, and its path has another id now."""

@@ -89,7 +89,7 @@ class Callbacks:
             Opcode.READDIR: self.readdir,
             Opcode.RELEASEDIR: self.releasedir,
             Opcode.DESTROY: self.destroy,
-            Opcode.BATCH_FORGET: self.forget,
+            Opcode.BATCH_FORGET: self.batch_forget,
             Opcode.READDIRPLUS: self.readdirplus,
         }
         if options.xattr:  # else the kernel is told ENOSYS once, and asks no more: `ls -l` would ask twice a file
@@ -121,11 +121,16 @@ class Callbacks:
         raise OSError(status, os.strerror(status))
 
     def lookup(self, number: int, message: bytes, unique: int) -> bytes:
-        entry = self._operations.lookup(number, os.fsdecode(message[_BODY : message.index(0, _BODY)]))
-        return self._entry(entry)
+        return self._entry(self._operations.lookup(number, message[_BODY : message.index(0, _BODY)]))
 
     def forget(self, number: int, message: bytes, unique: int) -> None:
-        """Numbers are made of paths: nothing was kept."""
+        self._operations.known.forget(number, *protocol.FORGET_IN.unpack_from(message, _BODY))
+
+    def batch_forget(self, number: int, message: bytes, unique: int) -> None:
+        count, _ = protocol.BATCH_FORGET_IN.unpack_from(message, _BODY)
+        start = _BODY + protocol.BATCH_FORGET_IN.size
+        for at in range(start, start + count * protocol.FORGET_ONE.size, protocol.FORGET_ONE.size):
+            self._operations.known.forget(*protocol.FORGET_ONE.unpack_from(message, at))
 
     def getattr(self, number: int, message: bytes, unique: int) -> bytes:
         flags, _, handle = protocol.GETATTR_IN.unpack_from(message, _BODY)
@@ -171,10 +176,14 @@ class Callbacks:
         return protocol.OPEN_OUT.pack(handle, Open.CACHE_DIR | Open.KEEP_CACHE if keep else Open.CACHE_DIR, 0)
 
     def readdir(self, number: int, message: bytes, unique: int) -> bytes:
-        return self._listing(number, message, self._name)
+        data, _ = self._listing(number, message, self._name)
+        return data
 
     def readdirplus(self, number: int, message: bytes, unique: int) -> bytes:
-        return self._listing(number, message, self._name_and_entry)
+        data, told = self._listing(number, message, self._name_and_entry)
+        handle, *_ = protocol.READ_IN.unpack_from(message, _BODY)
+        self._operations.told(handle, told)
+        return data
 
     def releasedir(self, number: int, message: bytes, unique: int) -> bytes:
         self._operations.close_folder(*protocol.RELEASE_IN.unpack_from(message, _BODY))
@@ -200,10 +209,13 @@ class Callbacks:
     def destroy(self, number: int, message: bytes, unique: int) -> bytes:
         return b""
 
-    def _listing(self, number: int, message: bytes, packed: Callable[[bytes, Entry, int], bytes]) -> bytes:
-        """As much of a folder as the kernel has room for."""
+    def _listing(
+        self, number: int, message: bytes, packed: Callable[[bytes, Entry, int], bytes]
+    ) -> tuple[bytes, list[tuple[bytes, int]]]:
+        """As much of a folder as the kernel has room for, and the names and numbers that it is."""
         handle, offset, size = protocol.READ_IN.unpack_from(message, _BODY)
         entries = []
+        told = []
         for name, entry in self._operations.read_folder(number, handle, offset):
             offset += 1
             data = packed(name, entry, offset)
@@ -211,7 +223,8 @@ class Callbacks:
             if size < 0:
                 break
             entries.append(data)
-        return b"".join(entries)
+            told.append((name, entry.number))
+        return b"".join(entries), told
 
     def _name(self, name: bytes, entry: Entry, following: int) -> bytes:
         return protocol.folder_entry(name, entry.attributes.inode, entry.attributes.mode, following)

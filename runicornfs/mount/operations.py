@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runicornfs.catalog.catalog import Catalog, Row
-from runicornfs.catalog.nodes import ROOT_INODE, Kind, Node, inode_of
+from runicornfs.catalog.nodes import Kind, Node, inode_of
 from runicornfs.content.contents import CACHED, PARTIAL, REMOTE, Contents, Interruption
 from runicornfs.content.identity import identity_of
 from runicornfs.errors import NotFound
 from runicornfs.mount.folders import KeptListings, Listing, OpenFolders
 from runicornfs.mount.growing import GrowingReader
 from runicornfs.mount.handles import DocumentReader, Handle, HandleTable, Reader
+from runicornfs.mount.known import KnownNumbers
 from runicornfs.mount.options import MountOptions
 from runicornfs.mount.protocol import Attributes
 
@@ -33,8 +34,6 @@ STATFS_BLOCK = 4096
 NAME_MAX = 255
 TYPES = {Kind.DIRECTORY: stat.S_IFDIR | 0o555, Kind.SYMLINK: stat.S_IFLNK | 0o777}
 REMOTE_KINDS = (Kind.CONTENT, Kind.PLAIN)
-# What programs have open or look at by name; of others the path is read from the catalog. Some 200 bytes each.
-REMEMBERED_PATHS = 20_000
 
 
 class Entry(NamedTuple):
@@ -55,7 +54,7 @@ class Shown:
 
 
 class StoreOperations:
-    """One mount. `numbers` are those by which the kernel knows what it has seen: see `handles`."""
+    """One mount. `numbers` are those by which the kernel knows what it has seen: see `known` and `handles`."""
 
     def __init__(self, catalog: Catalog, contents: Contents, options: MountOptions) -> None:
         self._shown = Shown(catalog, contents, KeptListings(catalog.generation))
@@ -65,13 +64,19 @@ class StoreOperations:
         # The contents that did not have their sha256, and of which the kernel has dropped the pages.
         self._forgotten = contents.mismatches()
         self._following = threading.Lock()
-        self._paths: dict[int, str] = {ROOT_INODE: ""}  # some of those that were asked for: only a help for memory
+        self.known = KnownNumbers()
         self.folders = OpenFolders()
         self.handles = HandleTable()
 
-    def lookup(self, folder: int, name: str) -> Entry:
+    def lookup(self, folder: int, name: bytes) -> Entry:
+        """Of a name in a folder. The kernel is told of it."""
         above = self._path(folder)
-        return self._entry(f"{above}/{name}" if above else name)
+        shown = self._shown
+        text = os.fsdecode(name)
+        node = _node(shown, f"{above}/{text}" if above else text)
+        number = self.handles.number_of(node.inode, node.digest)
+        self.known.told([(number, above, name)])
+        return self._described(shown, node, number)
 
     def attributes(self, number: int) -> Entry:
         """Of a node; of what is open under a number that its path has no more, as it was opened or has grown since."""
@@ -102,7 +107,8 @@ class StoreOperations:
     def read_folder(self, number: int, handle: int, offset: int) -> Iterator[tuple[bytes, Entry]]:
         """Names and entries from an offset on; at 0 and 1 stand the folder itself and the one above, by the same entry.
 
-        From its beginning a folder is read anew; what follows is of the same snapshot.
+        From its beginning a folder is read anew; what follows is of the same snapshot. The kernel is told by whoever
+        knows how many of them it takes (`told`).
         """
         listing = self.folders.get(handle)
         if listing is None or not offset:
@@ -120,6 +126,12 @@ class StoreOperations:
                 local, state = shares.get(key, (0, REMOTE))
             attributes = self._attributes(inode, kind, size, min(local, size), mtime_ns)
             yield name, Entry(number_of(inode, digest), attributes, state != PARTIAL)
+
+    def told(self, handle: int, entries: Iterable[tuple[bytes, int]]) -> None:
+        """The kernel is told of these names and numbers in an open folder."""
+        listing = self.folders.get(handle)
+        if listing is not None:
+            self.known.told((number, listing.path, name) for name, number in entries if number)
 
     def close_folder(self, handle: int) -> None:
         self.folders.remove(handle)
@@ -206,9 +218,17 @@ class StoreOperations:
 
     def announce(self, changed: Iterable[str], generation: int) -> None:
         """These paths show something else in a new snapshot of the catalog. Before the kernel drops what it knows."""
-        changed = set(changed)
-        self._shown.kept.changed(generation, map(inode_of, changed))
-        self._tell(changed.intersection(self.handles.open_paths()))
+        still_open = set(self.handles.open_paths())
+        concerned = []
+        folders = []
+        for path in changed:  # they may be millions
+            inode = inode_of(path)
+            if inode in self.known:
+                folders.append(inode)
+            if path in still_open:
+                concerned.append(path)
+        self._shown.kept.changed(generation, folders)
+        self._tell(concerned)
 
     def number_of(self, path: str) -> tuple[int, bool]:
         """By which number the kernel is to know this path from now on, and whether it has to look the name up for it,
@@ -256,28 +276,10 @@ class StoreOperations:
                     reader.follow(node)
 
     def _path(self, number: int) -> str:
-        path = self._paths.get(number)
+        path = self.known.path(number)
         if path is None:
-            path = self._shown.catalog.path_of(self.handles.inode_of(number))
-            if path is None:
-                handle = self.handles.open_under(number)
-                if handle is None:
-                    raise _gone(str(number))
-                path = handle.node.path
-            self._remember(number, path)
+            raise _gone(str(number))
         return path
-
-    def _remember(self, number: int, path: str) -> None:
-        if len(self._paths) >= REMEMBERED_PATHS:
-            self._paths = {ROOT_INODE: ""}
-        self._paths[number] = path
-
-    def _entry(self, path: str) -> Entry:
-        shown = self._shown
-        node = _node(shown, path)
-        number = self.handles.number_of(node.inode, node.digest)
-        self._remember(number, path)
-        return self._described(shown, node, number)
 
     def _described(self, shown: Shown, node: Node, number: int) -> Entry:
         local, state = node.size, CACHED

@@ -85,6 +85,9 @@ DIRENT = struct.Struct("=QQII")  # inode, offset of the next, length of the name
 GETATTR_IN = struct.Struct("=IIQ")  # flags, -, handle
 OPEN_IN = struct.Struct("=II")  # flags of open(2), -
 OPEN_OUT = struct.Struct("=QIi")  # handle, flags, backing
+FORGET_IN = struct.Struct("=Q")  # how many times
+BATCH_FORGET_IN = struct.Struct("=II")  # how many of the next, -
+FORGET_ONE = struct.Struct("=QQ")  # number of the node, how many times
 READ_IN = struct.Struct("=QQI")  # handle, offset, size; also of readdir
 RELEASE_IN = struct.Struct("=Q")  # handle
 GETXATTR_IN = struct.Struct("=II")  # size of the buffer, 0 to ask for the size; -

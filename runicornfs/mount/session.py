@@ -87,7 +87,9 @@ class Mount:
     def _drop(self, paths: Iterable[str], done: Callable[[], None]) -> None:
         def drop() -> None:
             for path in paths:
-                self._kernel.drop(path, *self._operations.number_of(path))
+                number, renamed = self._operations.number_of(path)
+                if renamed or number in self._operations.known:
+                    self._kernel.drop(path, number, renamed)
             done()
 
         self._queue.put(drop)

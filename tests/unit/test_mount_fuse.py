@@ -23,12 +23,16 @@ class Folder:
 
     def __init__(self, entries: int) -> None:
         self.made = 0
+        self.told_names: list[bytes] = []
         self._names = [b"%05d" % number for number in range(entries)]
 
     def read_folder(self, number: int, handle: int, offset: int) -> Iterator[tuple[bytes, Entry]]:
         for position, name in enumerate(self._names[offset:], offset + 2):
             self.made += 1
             yield name, Entry(position, Attributes(position, 0o100444, 1, 0, -1), True)
+
+    def told(self, handle: int, entries: list[tuple[bytes, int]]) -> None:
+        self.told_names += [name for name, _ in entries]
 
 
 def callbacks(operations: object) -> Callbacks:
@@ -62,6 +66,7 @@ def test_a_folder_of_many_entries_is_made_once_however_many_calls_it_takes() -> 
             seen.append(name)
             assert following == len(seen)
     assert seen == [b"%05d" % number for number in range(1000)]
+    assert folder.told_names == seen
     assert folder.made <= 1000 + 1000 // 20
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runicornfs.catalog.catalog import Catalog
-from runicornfs.catalog.nodes import inode_of
+from runicornfs.catalog.nodes import ROOT_INODE, inode_of
 from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.contents import never
@@ -54,7 +54,11 @@ def catalog(tmp_path: Path, server: FakeTransfers) -> Iterator[Catalog]:
 
 @pytest.fixture
 def operations(catalog: Catalog, cache: ContentCache) -> Iterator[StoreOperations]:
+    """The kernel knows the file: it has looked it up."""
     operations = StoreOperations(catalog, cache, MountOptions())
+    number = ROOT_INODE
+    for name in PATH.split("/"):
+        number = operations.lookup(number, name.encode()).number
     yield operations
     operations.close()
 
@@ -62,11 +66,11 @@ def operations(catalog: Catalog, cache: ContentCache) -> Iterator[StoreOperation
 def keeps(operations: StoreOperations) -> bool:
     folder = inode_of(FOLDER)
     try:
-        handle, keep = operations.open_file(operations.lookup(folder, "w.bin").number)
+        handle, keep = operations.open_file(operations.lookup(folder, b"w.bin").number)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        handle, keep = operations.open_file(operations.lookup(folder, "w.bin").number)  # so does the kernel, once
+        handle, keep = operations.open_file(operations.lookup(folder, b"w.bin").number)  # so does the kernel, once
     operations.close_file(handle.handle)
     return keep
 
@@ -164,7 +168,7 @@ def test_who_comes_with_the_number_of_other_bytes_is_sent_to_look_again(
     apply(catalog, document("artifacts/model/net/v1/manifest.json", {"files": files, "references": []}))
     with pytest.raises(OSError, match="Stale file handle"):
         operations.open_file(inode_of(PATH))
-    number = operations.lookup(inode_of(FOLDER), "w.bin").number
+    number = operations.lookup(inode_of(FOLDER), b"w.bin").number
     new, _ = operations.open_file(number)
     assert operations.attributes(number).attributes.size == len(other)
     assert operations.attributes(inode_of(PATH)).attributes.size == len(FILE), "fstat comes with the old number"
