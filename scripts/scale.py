@@ -76,7 +76,7 @@ def timed(action: Callable[[], object]) -> float:
 
 def manifest_of(seed: int, files: int) -> bytes:
     """A manifest as the SDK writes it: some 230 bytes an entry."""
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     now = 1_760_000_000.0 + seed
     entries = [
         {
@@ -218,7 +218,7 @@ def catalog_at(files: int, folder: Path) -> Result:
     built = json.loads(
         subprocess.check_output([sys.executable, __file__, "build", str(folder / "cache"), "--files", str(files)])
     )
-    dice = random.Random(files)  # noqa: S311
+    dice = random.Random(files)
     times: dict[str, list[float]] = {name: [] for name in ("mount", "resident", "ls", "lookup", "most_resident")}
     for _ in range(REPETITIONS):
         uncached(folder / "cache")

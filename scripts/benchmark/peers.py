@@ -70,7 +70,7 @@ def rclone(bench: Bench, line: Line, root: Path) -> Iterator[Path]:
 
 @contextmanager
 def bare_mfusepy(bench: Bench, root: Path) -> Iterator[Path]:
-    """A folder of this machine through mfusepy, the library below our mount, with a `pread` and nothing else."""
+    """A folder of this machine through mfusepy, libfuse for Python, with a `pread` and nothing else."""
     with bench.scratch() as folder:
         where = folder / "mount"
         command = [sys.executable, "-m", "scripts.benchmark.passthrough", str(root), str(where)]
