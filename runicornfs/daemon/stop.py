@@ -11,10 +11,15 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# How soon Ctrl-C is repeated to a question that it has not ended: it came just before the program began to read.
+NUDGE_S = 0.1
+
+_asking = threading.Event()  # the main thread is within `interruptible`
 
 
 class Stopped(BaseException):
@@ -67,6 +72,11 @@ class Stop:
 
     def _watch(self, reader: socket.socket) -> None:
         while numbers := reader.recv(16):
+            if signal.SIGINT in numbers and _asking.is_set():
+                time.sleep(NUDGE_S)
+                if _asking.is_set():
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                continue
             if not self._requested.is_set() and any(number in ENDING for number in numbers):
                 self._requested.set()
                 for callback in self._callbacks:
@@ -75,12 +85,17 @@ class Stop:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it the signals do what they do to any program: for a question to a person, before anything is set up."""
+    """Within it the signals do what they do to any program: for a question to a person, before anything is set up.
+
+    On the main thread.
+    """
     during = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _asking.set()
     try:
         yield
     finally:
+        _asking.clear()
         for number, handler in during.items():
             signal.signal(number, handler)
 

@@ -60,18 +60,19 @@ def test_a_server_that_comes_back_is_used_again(
     wait_until(reads, "the server to be noticed again")
 
 
+@pytest.mark.parametrize("transport", ["paramiko", "ssh"])
 def test_a_line_that_is_cut_in_the_middle_of_a_file_is_not_noticed_by_its_reader(
-    store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
+    store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay, transport: str
 ) -> None:
     content = os.urandom(24 * MIB)
     store_writer.add_version("model", "net", {"a.bin": content})
     line = relay(sshd)
-    mounted = mount_store(store_writer.root, port=line.port)
+    mounted = mount_store(store_writer.root, "--transport", transport, port=line.port)
     mounted.expect_log(LOST)
     before = line.stats().down
     line.drop_after(8 * MIB)
     assert (mounted.mountpoint / NET / "v1/files/a.bin").read_bytes() == content
-    assert line.stats().connections == 2
+    assert line.stats().connections == 2 or (transport == "ssh" and line.stats().connections <= 4)
     # What was under way when the line broke may come again, but not what had arrived.
     assert line.stats().down - before < 24 * MIB + 12 * MIB
 
