@@ -1,8 +1,8 @@
 """Who fetches what: turns the wishes of readers into fills, and the end of a fill into blocks or errors.
 
-A few threads run fills, at most one of a content takes from its wishes at a time. While much is on its way to it, it
-goes on with what is wanted meanwhile; one whose last range is all that it waits for holds up nobody, and the next takes
-over. `wishes` says what comes next of a content, `scheduler` which content does.
+A few threads run fills, one of a content at a time until its turn is over. It looks for what is wanted meanwhile with
+each answer that comes: another one would have to open the file over another session, which takes longer than an answer.
+`wishes` says what comes next of a content, `scheduler` which content does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from runicornfs.content.room import Room
 from runicornfs.content.scheduler import LEAST_SHARE, LEAST_TURN_S, Scheduler, Turn
 from runicornfs.content.table import Table
 from runicornfs.content.verify import Verifier
-from runicornfs.content.wishes import RANGE
 from runicornfs.errors import (
     AccessDenied,
     MissingOnServer,
@@ -172,9 +171,9 @@ class _Fill(Iterator[tuple[int, int]]):
         with entry.condition:
             taken = None if ends else entry.take()
             if taken is None:
-                if ends or len(self.asked) <= RANGE:
+                if ends or not self.asked:
                     self._stop_pulling()
-                return None  # with so much on its way, it is soon asked again
+                return None  # while anything is on its way, it is asked again
             first, stop, awaited = taken.first, taken.stop, taken.awaited
             own = self._bytes_of(list(self.asked))
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))

@@ -10,7 +10,8 @@ file or at every header in it, cost what they read.
 
 What is fetched ahead is paid for by what was read: blocks that were asked for ahead and not read (yet, or ever) are at
 most half as many as those that were read, or ALLOWANCE. So a part of a file costs at most half as much again, however
-fast the line is, while a window grows by half with each round trip, up to what the line needs.
+fast the line is, while a window grows by half with each round trip, up to what the line needs. Who reads from the start
+on is trusted with more: MUCH.
 
 Nothing here is locked: reads at the same time may lose an update to each other, which costs a read-ahead that is a
 little off and nothing else. So the list of streams is never changed, only replaced.
@@ -41,6 +42,10 @@ ROUNDING = 2
 # What may be fetched ahead before much was read, in blocks. As much as a part of 1 MiB may cost: with fewer, the first
 # windows in it are so small that each ends a transfer.
 ALLOWANCE = 6
+
+# Who has read so many blocks from the start on and nothing else, loads the whole file, as `cat` and `cp` do: its window
+# may double with each round trip.
+MUCH = 4
 
 # The window that a line needs is twice its bandwidth-delay product, and this much where nothing is known.
 LEAST_WINDOW = 1 << 20
@@ -236,7 +241,15 @@ class ReadAhead:
 
     def _allowed(self, place: Place) -> int:
         """How many more blocks may be asked for ahead."""
-        return self._count if place.sure else max(ALLOWANCE, self._read // 2) - self._unread
+        if place.sure:
+            return self._count
+        earned = 2 * self._read if self._is_load() else self._read // 2
+        return max(ALLOWANCE, earned) - self._unread
+
+    def _is_load(self) -> bool:
+        """Whether all that was read of the content, or nearly, is its beginning, and is much."""
+        stream = self._streams[0]
+        return stream.first <= HOLE and stream.high >= MUCH and abs(stream.high - self._read) <= HOLE
 
     # Strides
 

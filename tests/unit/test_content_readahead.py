@@ -63,7 +63,24 @@ def test_the_window_grows_with_a_sequential_reader_up_to_its_limit() -> None:
 
 def test_what_is_fetched_ahead_is_half_of_what_was_read() -> None:
     ahead = ahead_of(limit=COUNT)
-    assert reach_after(ahead, list(range(100))) <= 150
+    assert reach_after(ahead, list(range(1000, 1100))) <= 1150
+
+
+def test_who_loads_a_file_from_its_start_on_gets_twice_what_was_read() -> None:
+    ahead = ahead_of(limit=COUNT)
+    assert 150 < reach_after(ahead, list(range(100))) <= 300
+
+
+def test_who_begins_to_load_it_with_reads_that_overtake_each_other_does_too() -> None:
+    ahead = ahead_of(limit=COUNT)
+    swapped = [block ^ 1 for block in range(100)]
+    assert 150 < reach_after(ahead, swapped) <= 300
+
+
+def test_who_has_looked_elsewhere_before_gets_half() -> None:
+    ahead = ahead_of(limit=COUNT)
+    reach_after(ahead, [5000, 6000, 7000, 8000])
+    assert reach_after(ahead, list(range(100))) <= 152
 
 
 def test_a_grown_window_is_topped_up_before_most_of_it_is_used() -> None:
