@@ -7,7 +7,7 @@ import hashlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +16,7 @@ from runicornfs.content.cache import ContentCache
 from runicornfs.content.contents import Reader
 from runicornfs.content.identity import Identity
 from runicornfs.errors import MissingOnServer
-from runicornfs.store.files import RemoteFile
+from runicornfs.store.files import Job, RemoteFile
 from tests.waiting import PATIENCE_S, wait_until
 
 # Ranges that a fill has asked for before the first is answered, as a real one does.
@@ -34,7 +34,8 @@ class Fault:
 class FakeTransfers:
     """Implements `contents.Transfers`. Thread-safe.
 
-    `asked` are the ranges that were taken, as (path, offset, length). `faults` are used up in order, one a fill.
+    `asked` are the ranges that were taken, as (path, offset, length). `faults` are used up in order, one a fill or
+    a job. `together` says how many jobs each `fill_many` was, which counts as one of the `fills`.
     `corrupt[path]` is how many more times the first byte of this file comes wrong.
     """
 
@@ -42,6 +43,7 @@ class FakeTransfers:
         self.root = root
         self.asked: list[tuple[str, int, int]] = []
         self.fills = 0
+        self.together: list[int] = []
         self.running = 0
         self.faults: list[Fault] = []
         self.corrupt: dict[str, int] = {}
@@ -85,17 +87,40 @@ class FakeTransfers:
     def fill(
         self, file: RemoteFile, wanted: Iterator[tuple[int, int]], fd: int, received: Callable[[int, int], None]
     ) -> None:
+        with self._counted():
+            self._fill(file, wanted, fd, received)
+
+    def fill_many(self, jobs: Sequence[Job]) -> list[Exception | None]:
+        errors: list[Exception | None] = []
+        with self._counted():
+            self.together.append(len(jobs))
+            for job in jobs:
+                try:
+                    self._fill(job.file, iter(job.ranges), job.fd, job.received)
+                    errors.append(None)
+                except Exception as error:
+                    errors.append(error)
+        return errors
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
         with self._lock:
             self.fills += 1
             self.running += 1
-            fault = self.faults.pop(0) if self.faults else None
         try:
-            if not (self.root / file.path).exists():
-                raise MissingOnServer(f"{file.path} is not there")
-            self._answer(file.path, wanted, fd, received, fault)
+            yield
         finally:
             with self._lock:
                 self.running -= 1
+
+    def _fill(
+        self, file: RemoteFile, wanted: Iterator[tuple[int, int]], fd: int, received: Callable[[int, int], None]
+    ) -> None:
+        with self._lock:
+            fault = self.faults.pop(0) if self.faults else None
+        if not (self.root / file.path).exists():
+            raise MissingOnServer(f"{file.path} is not there")
+        self._answer(file.path, wanted, fd, received, fault)
 
     def _answer(
         self,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from runicornfs.content.identity import Identity
-from runicornfs.store.files import RemoteFile
+from runicornfs.store.files import Job, RemoteFile
 
 # How much of a content is on this machine, and whether its sha256 has been checked.
 REMOTE: Final = "remote"
@@ -17,6 +17,10 @@ VERIFIED: Final = "verified"
 
 # What `cached_bytes` answers for a content that is whole here, however large it is.
 WHOLE: Final = 1 << 62
+
+# Contents of up to this many bytes are fetched together where several are wanted at the same time: each takes less time
+# than a round trip, 2.6 ms at 100 MB/s.
+SMALL: Final = 256 << 10
 
 Interruption = Callable[[], bool]
 
@@ -221,6 +225,11 @@ class Transfers(Protocol):
         `wanted` is asked for the next range only when there is room for it on the line; when it ends, what is on its
         way is awaited. Raises ServerErrors; an OSError of a write passes through.
         """
+        ...
+
+    def fill_many(self, jobs: Sequence[Job]) -> list[Exception | None]:
+        """Does the jobs, of small files, at once and in few round trips; returns what `fill` would have raised for
+        each, None where all of it has come."""
         ...
 
     def line(self) -> tuple[float, float]:

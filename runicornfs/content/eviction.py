@@ -90,6 +90,17 @@ class Evictor:
                 )
         return True
 
+    def reserve_at_once(self, size: int) -> bool:
+        """Room for `size` bytes at the cost of contents at rest alone; False, without waiting, where there is none."""
+        while self._room.reserve(size):
+            with self._evicting:
+                lacking = self._room.reserve(size)  # again: see `reserve`
+                if not lacking:
+                    return True
+                if not self._evict(lacking):
+                    return False
+        return True
+
     def free(self, entry: Entry, size: int) -> bool:
         """The disk was full although there should have been room: frees some `size` bytes; False if there are none."""
         with self._evicting:

@@ -2,11 +2,13 @@
 
 A few threads run fills, one of a content at a time until its turn is over. It looks for what is wanted meanwhile with
 each answer that comes: another one would have to open the file over another session, which takes longer than an answer.
-`wishes` says what comes next of a content, `scheduler` which content does.
+Small contents that are wanted at the same time are fetched together. `wishes` says what comes next of a content,
+`scheduler` which contents do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ from runicornfs.errors import (
     StaleFile,
     Unreachable,
 )
+from runicornfs.store.files import Job
 
 log = logging.getLogger("runicornfs.content")
 
@@ -80,27 +83,54 @@ class Fetcher:
         in_flight = in_flight_bytes(round_trip_s, bytes_per_s)
         return max(LEAST_SHARE, int(in_flight) // FILLS // 2, int(bytes_per_s * LEAST_TURN_S))
 
-    def _run(self, entry: Entry, turn: Turn) -> None:
-        with self.table.retained(entry) as in_use:
-            if not in_use:
-                return
-            with entry.condition:
-                if entry.pulling:
-                    return
-                entry.pulling = True
-                file = entry.remote_file()
-            fill = _Fill(entry, turn, self)
-            error: Exception | None = None
+    def _run(self, entries: list[Entry], turn: Turn) -> None:
+        with contextlib.ExitStack() as retained:
+            fills = []
+            for entry in entries:
+                if not retained.enter_context(self.table.retained(entry)):
+                    continue
+                with entry.condition:
+                    if not entry.pulling:
+                        entry.pulling = True
+                        fills.append(_Fill(entry, turn, self, len(entries) > 1))
+            if len(fills) == 1:
+                self._finish(fills[0], self._fill(fills[0]))
+            elif fills:
+                for fill, error in self._fill_many(fills):
+                    self._finish(fill, error)
+
+    def _fill(self, fill: _Fill) -> Exception | None:
+        try:
+            if fill.has_work():
+                self._transfers.fill(fill.file, fill, self.table.writable(fill.entry), fill.received)
+        except Exception as error:  # whatever it is, the readers who wait must hear of it
+            return error
+        return fill.refusal
+
+    def _fill_many(self, fills: list[_Fill]) -> Iterator[tuple[_Fill, Exception | None]]:
+        """Small contents: all that is wanted of them is taken first, then asked for in one go."""
+        asking: list[_Fill] = []
+        jobs: list[Job] = []
+        for fill in fills:
             try:
                 if fill.has_work():
-                    self._transfers.fill(file, fill, self.table.writable(entry), fill.received)
-                error = fill.refusal
-            except Exception as raised:  # whatever it is, the readers who wait must hear of it
-                error = raised
-            self._finish(fill, file.path, error)
+                    fd = self.table.writable(fill.entry)  # before others may take over: see there
+                    jobs.append(Job(fill.file, list(fill), fd, fill.received))
+                    asking.append(fill)
+                else:
+                    yield fill, fill.refusal
+            except Exception as error:
+                yield fill, error
+        errors: list[Exception | None]
+        try:
+            errors = self._transfers.fill_many(jobs) if jobs else []
+        except Exception as raised:
+            errors = [raised] * len(jobs)
+        for fill, outcome in zip(asking, errors, strict=True):
+            yield fill, outcome or fill.refusal
 
-    def _finish(self, fill: _Fill, path: str, error: Exception | None) -> None:
-        entry = fill.entry
+    def _finish(self, fill: _Fill, error: Exception | None) -> None:
+        entry, path = fill.entry, fill.file.path
         fill.give_back()
         full = isinstance(error, OSError) and error.errno in _FULL
         if full and not self.evictor.free(entry, FULL_DISK_STEP):
@@ -141,12 +171,15 @@ class _Fill(Iterator[tuple[int, int]]):
     bytes of an earlier life of the file are not kept. The entry's condition protects it.
     """
 
-    def __init__(self, entry: Entry, turn: Turn, fetcher: Fetcher) -> None:
+    def __init__(self, entry: Entry, turn: Turn, fetcher: Fetcher, together: bool) -> None:
+        """With the condition of the entry held. `together`: it is one of several fills that are asked for in one go."""
         self.entry = entry
+        self.file = entry.remote_file()
         self.asked: dict[int, int] = {}
         self.pulling = True
         self.refusal: Exception | None = None
         self._turn = turn
+        self._together = together
         self._fetcher = fetcher
         self._first: tuple[int, int] | None = None
 
@@ -177,6 +210,12 @@ class _Fill(Iterator[tuple[int, int]]):
             first, stop, awaited = taken.first, taken.stop, taken.awaited
             own = self._bytes_of(list(self.asked))
             self.asked.update(dict.fromkeys(range(first, stop), entry.drops))
+        if self._together and self._turn.taken:
+            if not self._fetcher.evictor.reserve_at_once(bytes_in(first, stop, entry.size)):
+                self._put_off(first, stop)
+                return None
+            self._turn.taken += bytes_in(first, stop, entry.size)
+            return first, stop
         try:
             while not self._fetcher.evictor.reserve(entry, first, stop, awaited, own):
                 if self._fetcher.workers.stopping:
@@ -193,6 +232,15 @@ class _Fill(Iterator[tuple[int, int]]):
         self.entry.pulling = False
         if self.entry.wishes:
             self._fetcher.submit(self.entry)
+
+    def _put_off(self, first: int, stop: int) -> None:
+        """There is no room for these blocks at once. Others are to be asked for first: nothing may wait for room that
+        has taken some and not asked yet, since two such would wait for each other."""
+        with self.entry.condition:
+            for block in range(first, stop):
+                del self.asked[block]
+            self.entry.put_back(range(first, stop), again=True)
+            self._stop_pulling()
 
     def _refuse(self, first: int, stop: int, awaited: bool, error: Exception) -> None:
         """There is no room for these blocks. Read-ahead can wait; what is waited for ends the fill."""

@@ -8,6 +8,9 @@ What is for programs shares the line; prefetches and downloads have it only whil
 that has waited for PATIENCE_S has a turn of one share, one at a time. And a place is always left for a program.
 
 A turn ends by taking no more. What it has asked for by then comes: it cannot be called back.
+
+A fill costs two round trips, whatever it brings. So a turn serves small contents together, as many as are queued and
+go into a share: what would be turns one after the other then takes the time of one.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from runicornfs.content.contents import SMALL
 from runicornfs.content.entry import Entry
 from runicornfs.content.wishes import Rank
 from runicornfs.content.workers import Workers
@@ -25,6 +29,8 @@ LEAST_SHARE = 1 << 20
 LEAST_TURN_S = 0.02
 # How long prefetches and downloads stand still at most while programs read.
 PATIENCE_S = 1.0
+# The most that is served together, in bytes, however large the share: what a server is asked for in one go.
+MOST_TOGETHER = 16 << 20
 
 
 class Turn:
@@ -44,7 +50,7 @@ class Scheduler(Workers[Entry]):
     Thread-safe: `_ready` protects the turns, too.
     """
 
-    def __init__(self, places: int, serve: Callable[[Entry, Turn], None], share: Callable[[], int]) -> None:
+    def __init__(self, places: int, serve: Callable[[list[Entry], Turn], None], share: Callable[[], int]) -> None:
         self._places = places
         self._serve = serve
         self._share = share
@@ -70,16 +76,32 @@ class Scheduler(Workers[Entry]):
             return waiting < turn.rank or (over and waiting == turn.rank)
 
     def _take_turn(self, entry: Entry) -> None:
+        together = min(self._share(), MOST_TOGETHER)
         with self._ready:
             patient = entry.rank >= Rank.PREFETCH and self._is_held(entry.rank)
             turn = Turn(entry.rank, patient)
             self._turns.add(turn)
+            entries = [entry, *self._companions(entry, turn.rank, together - entry.size)]
         try:
-            self._serve(entry, turn)
+            self._serve(entries, turn)
         finally:
             with self._ready:
                 self._turns.discard(turn)
                 self._ready.notify_all()  # more than one may have stood still for it
+
+    def _companions(self, entry: Entry, rank: Rank, room: int) -> list[Entry]:
+        """Takes from the queue what is served together with this one: of the same rank, in order of arrival, and of at
+        most `room` bytes. With `_ready` held."""
+        found: list[Entry] = []
+        if entry.size > SMALL or rank is Rank.NOTHING:
+            return found
+        for item in self._items:
+            if item.size <= min(SMALL, room) and item.rank is rank:
+                found.append(item)
+                room -= item.size
+        for item in found:
+            del self._items[item]
+        return found
 
     def _choose(self) -> Entry | None:
         if not self._items:

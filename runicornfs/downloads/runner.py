@@ -1,7 +1,8 @@
 """Carries tasks out, on threads of its own.
 
-A few tasks run at a time, in the order in which they were given, and all of them together work on a few files at a
-time, so that programs that read the mount find a free line. How a task stands is written down about once a second.
+A few tasks run at a time, in the order in which they were given, and all of them together work on a few large files at
+a time, so that programs that read the mount find a free line. Of small files they work on many: each waits for round
+trips, and those that wait at the same time are fetched together. How a task stands is written down about once a second.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from runicornfs.catalog.catalog import Catalog
-from runicornfs.content.contents import Contents
+from runicornfs.content.contents import SMALL, Contents
 from runicornfs.downloads import copying
 from runicornfs.downloads.journal import Journal
 from runicornfs.downloads.records import COMPLETED, FAILED, Placed
@@ -29,8 +30,11 @@ log = logging.getLogger("runicornfs.downloads")
 
 # Tasks that run at a time.
 RUNNING_TASKS = 3
-# Files that are worked on at a time, over all tasks: one fewer than the transfers that a server is asked for at a time.
-FILES = 3
+# Large files that are worked on at a time, over all tasks: one fewer than the transfers that a server is asked for at a
+# time.
+LARGE_FILES = 3
+# Small ones. A guest of the cache has 32 reads at a time, of which some are to be left for its programs.
+SMALL_FILES = 24
 # How often a running task is written down and told about.
 RECORDED_EVERY_S = 1.0
 
@@ -44,7 +48,8 @@ class Runner:
         self._journal = journal
         self._changed = changed
         self._closing = threading.Event()
-        self._slots = threading.Semaphore(FILES)
+        self._large = threading.Semaphore(LARGE_FILES)
+        self._small = threading.Semaphore(SMALL_FILES)
         self._pool = ThreadPoolExecutor(RUNNING_TASKS, "runicornfs-download")
 
     def submit(self, task: Task) -> None:
@@ -132,20 +137,24 @@ class Runner:
 
     def _work(self, task: Task, files: Sequence[WantedFile], bring: Callable[[WantedFile], None]) -> None:
         """Brings all files, several at a time. Raises what the first of them that fails does."""
-        left = iter(files)
-        taking = threading.Lock()
+        small = [file for file in files if file.size <= SMALL]
+        large = [file for file in files if file.size > SMALL]
 
-        def work() -> None:
+        def work(left: Iterator[WantedFile], slots: threading.Semaphore) -> None:
             while True:
                 with taking:
                     file = next(left, None)
                 if file is None:
                     return
-                with self._slot(task):
+                with self._slot(task, slots):
                     bring(file)
 
-        with ThreadPoolExecutor(FILES, "runicornfs-download-file") as threads:
-            running = {threads.submit(work) for _ in range(min(FILES, len(files)))}
+        taking = threading.Lock()
+        with ThreadPoolExecutor(LARGE_FILES + SMALL_FILES, "runicornfs-download-file") as threads:
+            running = set()
+            for part, slots, most in ((large, self._large, LARGE_FILES), (small, self._small, SMALL_FILES)):
+                left = iter(part)
+                running |= {threads.submit(work, left, slots) for _ in range(min(most, len(part)))}
             while running:
                 done, running = wait(running, RECORDED_EVERY_S, FIRST_EXCEPTION)
                 failures = [error for future in done if (error := future.exception()) is not None]
@@ -156,14 +165,14 @@ class Runner:
                 self._changed(task)
 
     @contextmanager
-    def _slot(self, task: Task) -> Iterator[None]:
+    def _slot(self, task: Task, slots: threading.Semaphore) -> Iterator[None]:
         """One of the places for files that are worked on."""
-        while not self._slots.acquire(timeout=POLL_S):
+        while not slots.acquire(timeout=POLL_S):
             task.check()
         try:
             yield
         finally:
-            self._slots.release()
+            slots.release()
 
 
 def in_the_way(path: str, target: TargetFolder) -> Conflict:

@@ -14,20 +14,21 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from runicornfs.errors import ConnectionLost, RunicornFSError, StaleFile, StoreUnusable, TimedOut
 from runicornfs.remote import connection as ssh
 from runicornfs.remote.address import ServerAddress, check_root
+from runicornfs.remote.batch import Batch
 from runicornfs.remote.bulk import Bulk, Transport
 from runicornfs.remote.execution import ExecChannel
+from runicornfs.remote.expected import check_expected
 from runicornfs.remote.hostkeys import Confirm, HostKeyPolicy
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.lifeline import Lifeline, State
 from runicornfs.remote.line import Line
-from runicornfs.remote.packets import Attributes
 from runicornfs.remote.sessions import Sessions
 from runicornfs.remote.sftp import OpenFile, SftpSession
 from runicornfs.remote.sshconfig import HostSettings
@@ -35,8 +36,8 @@ from runicornfs.remote.sshprocess import Entrance, SshProcess, started
 from runicornfs.remote.structure import StructureReport, inspect
 from runicornfs.remote.timeouts import Timeouts
 from runicornfs.remote.transfer import Transfer
-from runicornfs.store.files import RemoteFile
-from runicornfs.store.paths import check_relative, shown
+from runicornfs.store.files import Job, RemoteFile
+from runicornfs.store.paths import check_relative
 
 __all__ = ["Counters", "ExecChannel", "RemoteFile", "Server", "Timeouts"]
 
@@ -74,7 +75,7 @@ class _Link:
         self.runs_helper: bool | None = None
 
     @contextlib.contextmanager
-    def borrow(self, path: bytes) -> Iterator[tuple[SftpSession, bool]]:
+    def borrow(self, path: bytes | None = None) -> Iterator[tuple[SftpSession, bool]]:
         """A session for a transfer, and whether there may come a better one while it runs."""
         with self.bulk.borrow() as session:
             if session is not None:
@@ -280,6 +281,40 @@ class Server:
         finally:
             self.counters.add(sftp_reads=transfer.reads, sftp_bytes=transfer.bytes)
 
+    def fill_many(self, jobs: Sequence[Job]) -> list[Exception | None]:
+        """Do all these jobs, of small files, in about two round trips; what went wrong with each, None if nothing.
+
+        `received` is called on this thread. The errors are those of `fill`, each of the job that it concerns; one of
+        the line concerns all that had not ended. What had been received by then stays.
+        """
+        errors: list[Exception | None] = [None] * len(jobs)
+        left = set(range(len(jobs)))
+        crowded: list[int] = []
+        try:
+            with self._link() as link, link.borrow() as (session, may_change):
+                batch = Batch(session, self.address.root, jobs)
+                errors, left, crowded = batch.errors, batch.left, batch.crowded
+                try:
+                    batch.run()
+                finally:
+                    self.counters.add(sftp_opens=batch.opens, sftp_reads=batch.reads, sftp_bytes=batch.bytes)
+                if may_change:
+                    link.bulk.moved(batch.bytes)
+        except Exception as error:
+            for number in left:
+                errors[number] = error
+        else:
+            for number in crowded:
+                errors[number] = self._alone(jobs[number])
+        return errors
+
+    def _alone(self, job: Job) -> Exception | None:
+        try:
+            self.fill(job.file, iter(job.ranges), job.fd, job.received)
+        except Exception as error:
+            return error
+        return None
+
     @contextlib.contextmanager
     def _link(self) -> Iterator[_Link]:
         """The link to use. If it turns out to be dead it is closed, so that the next call gets another."""
@@ -311,26 +346,9 @@ class Server:
 def _open_checked(session: SftpSession, path: bytes, file: RemoteFile) -> OpenFile:
     """`file` open in this session, the same as the catalog describes. Raises StaleFile otherwise."""
     opened = session.open(path, file.content)
-    if not _fits(opened.attributes, file):
+    try:
+        check_expected(opened.attributes, file)
+    except StaleFile:
         session.forget(path)
-        there = opened.attributes
-        if not there.is_file:
-            raise StaleFile(f"{shown(file.path)} on the server is no regular file")
-        what = (
-            f"has {there.size} bytes instead of {file.size}"
-            if there.size != file.size
-            else "was changed since the last sync"
-        )
-        raise StaleFile(f"{shown(file.path)} on the server {what}")
+        raise
     return opened
-
-
-def _fits(there: Attributes, file: RemoteFile) -> bool:
-    """A file with a digest has its very size; one without (a log) may have grown, but not changed at the same size."""
-    if not there.is_file:
-        return False
-    if there.size is None or (file.mtime_s is None and there.size == file.size):
-        return True
-    if file.mtime_s is None:
-        return False
-    return there.size > file.size or (there.size == file.size and there.mtime_s in (None, file.mtime_s))

@@ -86,16 +86,9 @@ class Transfer:
                 self._session.close()
 
     def _ask_for(self, offset: int, length: int) -> None:
-        """Split a range into READs of equal size: five of 205 KiB, rather than four of 255 and one of 4, for 1 MiB."""
         whole = _Range(offset, length, length)
-        parts = -(-length // self._session.read_limit)
-        size = -(-length // max(parts, 1))
-        size = min(-(-size // _ALIGNMENT) * _ALIGNMENT, self._session.read_limit)
-        end = offset + length
-        while offset < end:
-            part = min(size, end - offset)
-            self._request(whole, offset, part)
-            offset += part
+        for part in parts(offset, length, self._session.read_limit):
+            self._request(whole, *part)
 
     def _request(self, whole: _Range, offset: int, length: int) -> None:
         id_ = self._session.next_id()
@@ -112,10 +105,10 @@ class Transfer:
         size = answer.size if answer.kind == Kind.DATA else 0
         self._line.answered(read.stamp, read.length, size, time.monotonic())
         if answer.kind != Kind.DATA:
-            raise self._refused(answer)
+            raise read_refused(self._session, answer, self._path)
         if not 0 < size <= read.length:
             raise self._session.nonsense(f"sent {size} bytes where {read.length} were asked for")
-        _write(self._fd, answer.body, read.offset, size)
+        write_at(self._fd, answer.body, read.offset, size)
         self.bytes += size
         whole = read.range
         whole.missing -= size
@@ -124,13 +117,26 @@ class Transfer:
         elif not whole.missing:
             self._received(whole.offset, whole.length)
 
-    def _refused(self, answer: Packet) -> Exception:
-        if answer.kind == Kind.STATUS and answer.size >= 4 and Fields(b"".join(answer.body)).uint32() == Code.EOF:
-            return StaleFile(f"{shown(os.fsdecode(self._path))} on the server ends before the size that it should have")
-        return self._session.refused(answer, self._path)
+
+def parts(offset: int, length: int, limit: int) -> Iterator[tuple[int, int]]:
+    """A range as READs of equal size: five of 205 KiB, rather than four of 255 and one of 4, for 1 MiB."""
+    size = -(-length // max(-(-length // limit), 1))
+    size = min(-(-size // _ALIGNMENT) * _ALIGNMENT, limit)
+    end = offset + length
+    while offset < end:
+        part = min(size, end - offset)
+        yield offset, part
+        offset += part
 
 
-def _write(fd: int, views: list[memoryview], offset: int, size: int) -> None:
+def read_refused(session: SftpSession, answer: Packet, path: bytes) -> Exception:
+    """The error to raise for an answer to a READ that is no data."""
+    if answer.kind == Kind.STATUS and answer.size >= 4 and Fields(b"".join(answer.body)).uint32() == Code.EOF:
+        return StaleFile(f"{shown(os.fsdecode(path))} on the server ends before the size that it should have")
+    return session.refused(answer, path)
+
+
+def write_at(fd: int, views: list[memoryview], offset: int, size: int) -> None:
     """Write all of the views, one after the other, at `offset`."""
     written = os.pwritev(fd, views, offset)
     if written < size:

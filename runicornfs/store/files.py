@@ -1,7 +1,8 @@
-"""A file of the store as the server is asked for it: the one word that contents and the remote share."""
+"""A file of the store as the server is asked for it: the words that contents and the remote share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -17,3 +18,15 @@ class RemoteFile(NamedTuple):
     size: int
     mtime_s: int | None
     content: str = ""
+
+
+class Job(NamedTuple):
+    """What is wanted of one of many small files: the ranges (offset, length), in bytes, go to the same places in `fd`.
+
+    `received(offset, length)` is called when a whole range has been written.
+    """
+
+    file: RemoteFile
+    ranges: Sequence[tuple[int, int]]
+    fd: int
+    received: Callable[[int, int], None]

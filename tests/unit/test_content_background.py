@@ -51,8 +51,10 @@ def world(tmp_path: Path) -> Iterator[World]:
     with Caches(tmp_path / "cache", transfers) as caches:
         world = World(transfers, caches.open())
         transfers.hold()
-        busy = [world.read(f"busy{number}") for number in range(FILLS)]
-        wait_until(lambda: transfers.running == FILLS, "all to be busy")
+        busy = []
+        for number in range(FILLS):  # one after the other: those that come at the same time are fetched together
+            busy.append(world.read(f"busy{number}"))
+            wait_until(lambda: transfers.running == len(busy), "one more to be busy")
         yield world
         transfers.release()
         for thread in world.threads:

@@ -11,9 +11,11 @@ import pytest
 
 from runicornfs.catalog.artifacts import ArtifactRef
 from runicornfs.content.blocks import BLOCK
+from runicornfs.content.contents import SMALL
 from runicornfs.content.identity import Identity
 from runicornfs.downloads import copying
 from runicornfs.downloads.records import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, Download
+from runicornfs.downloads.runner import LARGE_FILES, SMALL_FILES
 from runicornfs.downloads.tasks import DownloadTasks
 from runicornfs.errors import Conflict, InvalidInput, NoSpace, NotFound, Unreachable
 from tests.fake_transfers import Fault, content_of, read_all, wait_at_rest
@@ -267,8 +269,9 @@ def test_tasks_wait_for_their_turn_in_order(world: World, monkeypatch: pytest.Mo
     assert [world.ended(download).status for download in started] == [COMPLETED] * 3 + [CANCELLED] + [COMPLETED] * 2
 
 
-def test_a_few_files_at_a_time_over_all_tasks(world: World) -> None:
-    refs = [world.add({f"{f}.bin": content_of(100, 10 * n + f) for f in range(4)}, name=f"net{n}") for n in range(3)]
+def test_a_few_large_files_at_a_time_over_all_tasks(world: World) -> None:
+    files = [{f"{f}.bin": content_of(SMALL + 1, 10 * n + f) for f in range(4)} for n in range(3)]
+    refs = [world.add(files[n], name=f"net{n}") for n in range(3)]
     world.open()
     world.transfers.hold()
     for ref in refs:
@@ -276,6 +279,42 @@ def test_a_few_files_at_a_time_over_all_tasks(world: World) -> None:
     wait_until(lambda: world.transfers.running == 3, "three files")
     assert len(list((world.own / "downloads").rglob("*.part"))) == 3
     world.transfers.release()
+
+
+def test_many_small_files_at_a_time_over_all_tasks(world: World) -> None:
+    files = [{f"{f}.bin": content_of(100, 20 * n + f) for f in range(20)} for n in range(3)]
+    refs = [world.add(files[n], name=f"net{n}") for n in range(3)]
+    world.open()
+    world.transfers.hold()
+    started = [world.tasks.download(ref, 1)[0] for ref in refs]
+
+    def under_way() -> int:
+        return len(list((world.own / "downloads").rglob("*.part")))
+
+    wait_until(lambda: under_way() == SMALL_FILES, "as many as may be")
+    world.transfers.release()
+    assert [world.ended(download).status for download in started] == [COMPLETED] * 3
+    assert [files_in(str(download.order.target_dir)) for download in started] == files
+
+
+def test_small_files_do_not_wait_for_large_ones(world: World) -> None:
+    large = {f"{number}.bin": content_of(SMALL + 1, number) for number in range(5)}
+    ref = world.add(large | {"z.json": b"small"})
+    world.open()
+    world.transfers.hold()
+    started, _ = world.tasks.download(ref, 1)
+    wait_until(lambda: len(list((world.own / "downloads").rglob("*.part"))) == LARGE_FILES + 1, "both kinds")
+    world.transfers.release()
+    assert world.ended(started).status == COMPLETED
+
+
+def test_small_files_share_round_trips(world: World) -> None:
+    files = {f"{number}.json": content_of(1000, number) for number in range(200)}
+    ref = world.add(files)
+    world.open()
+    started = world.download(ref)
+    assert files_in(str(started.order.target_dir)) == files
+    assert world.transfers.fills <= 100, world.transfers.together
 
 
 def test_a_task_that_was_stopped_goes_on_in_the_next_process(world: World) -> None:
