@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from runicornfs.remote.identities import Credentials
 from runicornfs.remote.server import RemoteFile, Server
 from runicornfs.remote.sshconfig import HostSettings
 from runicornfs.remote.timeouts import Timeouts
+from runicornfs.store.files import Job
 
 MIB = 1 << 20
 QUICK = Timeouts(connect=10.0, read=0.5)  # a stalled line is noticed soon; connecting has time on a busy machine
@@ -71,6 +72,39 @@ class Target:
 
     def _note(self, offset: int, length: int) -> None:
         self.received.append((offset, length))
+
+
+class Targets:
+    """A file in `folder` to fill for each of these small ones, and which of them have been received."""
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        self.files = files
+        self.received: list[str] = []
+        self._targets = {name: Target(folder / f"target {number}") for number, name in enumerate(files)}
+
+    def __enter__(self) -> Targets:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for target in self._targets.values():
+            target.close()
+
+    def jobs(self, names: Iterable[str] | None = None) -> list[Job]:
+        """For all of them, or for these."""
+        return [self._job(name) for name in (self.files if names is None else names)]
+
+    def contents(self) -> dict[str, bytes]:
+        """What has come so far."""
+        return {name: target.content(MIB) for name, target in self._targets.items()}
+
+    def _job(self, name: str) -> Job:
+        size = len(self.files[name])
+        return Job(
+            RemoteFile(name, size, None),
+            [(0, size)],
+            self._targets[name].fd,
+            lambda offset, length: self.received.append(name),
+        )
 
 
 def ranges(total: int, size: int = MIB) -> list[tuple[int, int]]:

@@ -35,6 +35,8 @@ RUNNING_TASKS = 3
 LARGE_FILES = 3
 # Small ones. A guest of the cache has 32 reads at a time, of which some are to be left for its programs.
 SMALL_FILES = 24
+# Bytes that a cache has to have for that: ten times what so many take of it. In a smaller one all files count as large.
+ROOMY = 64 << 20
 # How often a running task is written down and told about.
 RECORDED_EVERY_S = 1.0
 
@@ -137,8 +139,9 @@ class Runner:
 
     def _work(self, task: Task, files: Sequence[WantedFile], bring: Callable[[WantedFile], None]) -> None:
         """Brings all files, several at a time. Raises what the first of them that fails does."""
-        small = [file for file in files if file.size <= SMALL]
-        large = [file for file in files if file.size > SMALL]
+        up_to = SMALL if self._contents.status().limit_bytes >= ROOMY else -1
+        small = [file for file in files if file.size <= up_to]
+        large = [file for file in files if file.size > up_to]
 
         def work(left: Iterator[WantedFile], slots: threading.Semaphore) -> None:
             while True:

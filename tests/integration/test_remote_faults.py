@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from runicornfs.remote.server import RemoteFile, Server
 from runicornfs.remote.timeouts import Timeouts
 from tests.conftest import MakeRelay
 from tests.relay import Relay
-from tests.remotes import MIB, QUICK, Target, ranges, server_at
+from tests.remotes import MIB, QUICK, Target, Targets, ranges, server_at
 from tests.waiting import wait_until
 
 SIZE = 24 * MIB
@@ -93,6 +94,25 @@ def test_a_transfer_that_is_cut_goes_on_over_a_new_connection(
     assert server.counters.connections == 2
     wait_until(lambda: server.state == "connected", "the state to say so")
     assert server.last_error is None
+
+
+def test_of_many_files_what_came_before_the_cut_stays(server: Server, line: Relay, root: Path, tmp_path: Path) -> None:
+    small = {f"small {number}": random.Random(number).randbytes(50_000) for number in range(100)}
+    for name, data in small.items():
+        (root / name).write_bytes(data)
+    with Targets(tmp_path, small) as targets:
+        line.drop_after(2 * MIB)
+        errors = server.fill_many(targets.jobs())
+        kept = set(targets.received)
+        assert 0 < len(kept) < 100
+        assert {name for name, error in zip(small, errors, strict=True) if error is None} == kept
+        assert {type(error) for error in errors} == {type(None), ConnectionLost}
+        assert {name for name, data in targets.contents().items() if data == small[name]} >= kept
+        left = [name for name in small if name not in kept]
+        assert server.fill_many(targets.jobs(left)) == [None] * len(left)
+        assert targets.contents() == small
+        assert sorted(targets.received) == sorted(small)
+    assert server.counters.connections == 2
 
 
 def test_a_line_that_stalls_is_a_time_out_and_the_next_call_has_a_new_connection(

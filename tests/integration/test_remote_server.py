@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.errors import (
     AccessDenied,
     MissingOnServer,
+    ServerError,
     StaleFile,
     StoreUnusable,
     TimedOut,
@@ -22,7 +24,7 @@ from runicornfs.errors import (
     UnsafePath,
 )
 from runicornfs.remote.server import RemoteFile, Server
-from tests.remotes import MIB, QUICK, Target, ranges, server_at
+from tests.remotes import MIB, QUICK, Target, Targets, ranges, server_at
 from tests.waiting import wait_until
 
 SIZE = 5 * MIB + 12_345
@@ -366,3 +368,44 @@ def test_reads_take_few_requests(sshd: PrivateSshd, root: Path, content: bytes) 
         os.close(fd)
         assert server.counters.sftp_opens == 1
         assert server.counters.sftp_reads == 2
+
+
+class TestManySmallFiles:
+    """`fill_many`: a file that is bad costs itself."""
+
+    @pytest.fixture
+    def small(self, root: Path) -> dict[str, bytes]:
+        files = {f"small {number}": random.Random(number).randbytes(1000 * number + 1) for number in range(100)}
+        for name, data in files.items():
+            (root / name).write_bytes(data)
+        return files
+
+    def test_they_come_with_few_requests(self, server: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+        with Targets(tmp_path, small) as targets:
+            assert server.fill_many(targets.jobs()) == [None] * 100
+            assert targets.contents() == small
+        counters = server.counters
+        assert (counters.sftp_opens, counters.sftp_reads) == (100, 100)
+        assert counters.sftp_bytes == sum(map(len, small.values()))
+        assert counters.connections == 1
+
+    def test_each_has_its_error(self, server: Server, root: Path, small: dict[str, bytes], tmp_path: Path) -> None:
+        (root / "small 1").unlink()
+        (root / "small 2").write_bytes(b"another")
+        (root / "small 3").unlink()
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(root / "small 3"))  # cannot be opened, and the server does not say why
+            with Targets(tmp_path, small) as targets:
+                errors = server.fill_many(targets.jobs())
+                contents = targets.contents()
+        kinds = [type(error) for error in errors]
+        assert kinds[:5] == [type(None), MissingOnServer, StaleFile, ServerError, type(None)]
+        assert kinds[5:] == [type(None)] * 95
+        good = [name for name in small if name not in ("small 1", "small 2", "small 3")]
+        assert {name: contents[name] for name in good} == {name: small[name] for name in good}
+
+    def test_without_a_server_all_have_the_same_error(self, sshd: PrivateSshd, root: Path, tmp_path: Path) -> None:
+        small = {"a": b"a", "b": b"b"}
+        with server_at(sshd, root, connect=False) as server, Targets(tmp_path, small) as targets:
+            errors = server.fill_many(targets.jobs())
+        assert [type(error) for error in errors] == [Unreachable] * 2

@@ -308,6 +308,36 @@ def test_small_files_do_not_wait_for_large_ones(world: World) -> None:
     assert world.ended(started).status == COMPLETED
 
 
+def test_many_small_files_go_through_a_small_cache(world: World) -> None:
+    files = {f"{number}.json": content_of(SMALL, number) for number in range(12)}
+    ref = world.add(files)
+    world.open(limit=MIB)
+    done = world.download(ref)
+    assert (done.status, done.error) == (COMPLETED, None)
+    assert files_in(str(done.order.target_dir)) == files
+
+
+def test_cancel_stops_many_small_files_and_keeps_what_came(world: World) -> None:
+    files = {f"{number}.json": content_of(1000, number) for number in range(100)}
+    ref = world.add(files)
+    world.open()
+    world.transfers.hold(after=40)
+    started, _ = world.tasks.download(ref, 1)
+    wait_until(lambda: world.tasks.get(started.order.task_id).counts.downloaded_files >= 10, "some files to be there")
+    world.tasks.cancel(started.order.task_id)
+    world.transfers.release()
+    assert world.ended(started).status == CANCELLED
+    wait_until(lambda: world.transfers.running == 0, "the transfers to end")
+    asked = world.transfers.bytes_asked
+    placed = files_in(str(started.order.target_dir))
+    assert 10 <= len(placed) < 100
+    assert placed.items() <= files.items()
+    again = world.download(ref)
+    assert again.status == COMPLETED
+    assert files_in(str(again.order.target_dir)) == files
+    assert world.transfers.bytes_asked < asked + 100_000 - 1000 * len(placed) + 1
+
+
 def test_small_files_share_round_trips(world: World) -> None:
     files = {f"{number}.json": content_of(1000, number) for number in range(200)}
     ref = world.add(files)
