@@ -49,6 +49,25 @@ def test_a_line_that_is_cut_in_the_middle_does_not_end_it(
     assert line.stats().down - before < 24 * MIB + 12 * MIB
 
 
+def test_a_line_that_is_cut_amid_many_small_files_does_not_end_it(
+    store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
+) -> None:
+    files = {f"{number}.bin": os.urandom(50_000) for number in range(200)}
+    store_writer.add_version("model", "net", files)
+    line = relay(sshd)
+    mounted = mount_store(store_writer.root, port=line.port)
+    mounted.expect_log(LOST)
+    before = line.stats().down
+    line.drop_after(5 * MIB)
+    api = DownloadApi(mounted)
+    done = api.ended(api.start("net/v1")["task_id"])
+    assert (done["status"], done["error"]) == ("completed", None)
+    target = Path(done["target_dir"])
+    assert {name: (target / name).read_bytes() for name in files} == files
+    assert line.stats().connections >= 2
+    assert line.stats().down - before < 10_000_000 + 4 * MIB
+
+
 def test_a_server_that_is_away_for_a_while_is_waited_for(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
