@@ -1,6 +1,6 @@
 """/dev/fuse of one mount: how it is had, the threads that take requests from it, what is said to the kernel unasked.
 
-The kernel's protocol is spoken here directly, without libfuse: see docs/decisions/0024. Requests are answered by the
+The kernel's protocol is spoken here directly, without libfuse: see docs/decisions/0019. Requests are answered by the
 thread that took them, which may wait for the network meanwhile; there is always another that takes the next one.
 
 `_lock` protects `_workers`, `_idle`, `_under_way` and `_interrupted`; the last one is read without it.
