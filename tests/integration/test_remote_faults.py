@@ -97,12 +97,19 @@ def test_a_transfer_that_is_cut_goes_on_over_a_new_connection(
 
 
 def test_of_many_files_what_came_before_the_cut_stays(server: Server, line: Relay, root: Path, tmp_path: Path) -> None:
-    small = {f"small {number}": random.Random(number).randbytes(50_000) for number in range(100)}
+    small = {f"small {number}": random.Random(number).randbytes(200_000) for number in range(100)}
     for name, data in small.items():
         (root / name).write_bytes(data)
     with Targets(tmp_path, small) as targets:
-        line.drop_after(2 * MIB)
+
+        def cut() -> None:
+            wait_until(lambda: targets.received, "the first file")
+            line.drop()
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
         errors = server.fill_many(targets.jobs())
+        cutter.join()
         kept = set(targets.received)
         assert 0 < len(kept) < 100
         assert {name for name, error in zip(small, errors, strict=True) if error is None} == kept

@@ -25,7 +25,7 @@ FILES = "artifacts/model/net/v1/files"
 ARRAYS = 32
 NUMBERS = 250_000  # float32: each array has 1 MB, so each file 32
 # What one array of 32 may cost, with the file's directory, whole blocks and read-ahead, also on a line as fast as this.
-ONE_ARRAY = 3 * MIB
+ONE_ARRAY = 3 * MIB + 512 * 1024
 
 
 @cache
