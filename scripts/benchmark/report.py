@@ -21,7 +21,8 @@ by side in one run. A number is the median, with the least and the most of its r
 in each round, between what was measured in that round; bars are judged by its median. The server lies on the same
 machine, so both ends of every transfer share its cores; delay and bandwidth limit come from a relay
 (`tests/relay.py`), whose own limits are the first row. Peers run with their defaults: `sshfs`, `rclone mount
---vfs-cache-mode full`, `ssh HOST cat FILE`, and Runicorn 0.4.1's client.
+--vfs-cache-mode full`, `ssh HOST cat FILE`, and Runicorn 0.4.1's client. Why a bar is missed:
+[benchmarks-missed.md](benchmarks-missed.md).
 """
 
 
