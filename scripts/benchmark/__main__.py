@@ -84,7 +84,7 @@ def _end(signum: int, frame: FrameType | None) -> None:
 def _options() -> argparse.Namespace:
     names = [workload.name for workload in WORKLOADS]
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures runicornfs against its peers.")
-    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds, under three minutes in all")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds, some four minutes in all")
     parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="only this workload; repeatable")
     parser.add_argument("--list", action="store_true", help="say which workloads there are")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report to a file")
