@@ -30,7 +30,7 @@ log = logging.getLogger("runicornfs.mount")
 LONG_TIMEOUT_S = 3600
 # st_blocks moves while a file is being fetched, and nobody says so.
 UNSETTLED_TIMEOUT_S = 5
-# The kernel keeps this much from an answer to getxattr (XATTR_SIZE_MAX).
+# Where the body of a request begins, behind its header.
 _BODY = IN_HEADER.size
 
 
