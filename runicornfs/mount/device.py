@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from runicornfs.errors import MountUnavailable
@@ -46,6 +47,13 @@ WANTED = (
     | Init.INIT_EXT
 )  # fmt: skip
 
+# Questions about names and attributes are answered from the catalog, within milliseconds. One of a guest whose owner
+# does not answer takes longer: that is not waited for.
+SETTLE_TIMEOUT_S = 5.0
+SETTLE_STEP_S = 0.002
+# Answers of these tell the kernel nothing that it keeps, and may wait for the network.
+_KEPT_NOWHERE = (Opcode.READ, Opcode.RELEASE)
+
 # The kernel's word for "nobody waits for this answer any more".
 _UNWANTED = (errno.ENOENT, errno.ENODEV)
 
@@ -66,7 +74,7 @@ class Device:
         self._lock = threading.Lock()
         self._workers: set[threading.Thread] = set()
         self._idle = 0
-        self._under_way: set[int] = set()  # requests that a worker has
+        self._under_way: dict[int, int] = {}  # requests that a worker has, and their opcodes
         self._interrupted: set[int] = set()  # those of them that nobody waits for any more
         self._ended = threading.Event()
         self.granted = self._shake_hands(passthrough)
@@ -89,6 +97,17 @@ class Device:
     def interrupted(self, unique: int) -> bool:
         """True when the program that waits for the answer to this request was killed."""
         return unique in self._interrupted
+
+    def settle(self) -> None:
+        """Waits until the kernel has the answers that are being made now, but for those of reads. What is said to it
+        from then on is about an older answer never too early."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        with self._lock:
+            waited_for = {unique for unique, opcode in self._under_way.items() if opcode not in _KEPT_NOWHERE}
+        while waited_for and time.monotonic() < deadline:
+            time.sleep(SETTLE_STEP_S)
+            with self._lock:
+                waited_for &= self._under_way.keys()
 
     def forget_pages(self, number: int) -> None:
         """The kernel drops attributes and pages that it keeps of a node. Never called with a lock held or from an
@@ -152,7 +171,7 @@ class Device:
             while (message := self._receive()) is not None:
                 _, opcode, unique, number, *_ = IN_HEADER.unpack_from(message)
                 with self._lock:
-                    self._under_way.add(unique)
+                    self._under_way[unique] = opcode
                     self._idle -= 1
                     alone = not self._idle and len(self._workers) < MAX_WORKERS
                 if alone:
@@ -162,7 +181,7 @@ class Device:
                 else:
                     self._answer(answer, opcode, number, message, unique)
                 with self._lock:
-                    self._under_way.discard(unique)
+                    del self._under_way[unique]
                     self._interrupted.discard(unique)
                     if self._idle >= MAX_IDLE:
                         return

@@ -50,6 +50,12 @@ class Kernel:
         if device is not None:
             device.close()
 
+    def settle(self) -> None:
+        """Returns when the kernel has every answer that was made from an older snapshot. Before what changed is
+        dropped: a later answer would bring it back. Never called with a lock held or from an answer."""
+        if self._device is not None:
+            self._device.settle()
+
     def drop(self, path: str, number: int, renamed: bool) -> None:
         """Drops attributes and pages, or the listing, that the kernel keeps under a number; `renamed`: it has to look
         the name up again. Never called with a lock held or from an answer: the kernel may wait for reads that are

@@ -86,6 +86,7 @@ class Mount:
 
     def _drop(self, paths: Iterable[str], done: Callable[[], None]) -> None:
         def drop() -> None:
+            self._kernel.settle()
             for path in paths:
                 number, renamed = self._operations.number_of(path)
                 if renamed or number in self._operations.known:
