@@ -27,7 +27,7 @@ from runicornfs.errors import (
     TimedOut,
     Unreachable,
 )
-from runicornfs.remote.channels import BROKEN, ChunkPipe, close_channel
+from runicornfs.remote.channels import BROKEN, ChunkPipe, Mouth, close_channel
 from runicornfs.remote.hostkeys import HostKeyPolicy
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.login import Login, RememberingTransport
@@ -109,6 +109,7 @@ class Connection:
             channel = self._transport.open_session(timeout=limit)
             channel.settimeout(limit)
             channel.in_buffer = ChunkPipe()  # before anything can arrive: nothing has been asked for
+            Mouth(self._transport).give_to(channel)
             # paramiko waits for the answer to a request without any bound; closing the channel wakes it.
             watch = threading.Timer(limit, close_channel, (channel,))
             watch.daemon = True
@@ -189,6 +190,7 @@ def _explained(
     """The sentence for what went wrong between the TCP connection and the login."""
     if isinstance(error, IncompatiblePeer):
         return ProtocolError(f"{where} has no way to encrypt in common with us: {error}")
+    transport.join(_LAST_WORDS_TIME)
     if transport.is_active() or isinstance(error.__context__, TimeoutError):  # paramiko has not seen it break: it waits
         return TimedOut(f"{where} took the connection but did not speak SSH within {timeouts.connect:g} s")
     if "Indecipherable protocol version" in str(error) or "Invalid SSH banner" in str(error):

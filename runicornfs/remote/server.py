@@ -319,10 +319,15 @@ class Server:
     def _link(self) -> Iterator[_Link]:
         """The link to use. If it turns out to be dead it is closed, so that the next call gets another."""
         link = self._lifeline.usable()
+        began = time.monotonic()
         try:
             yield link
-        except (TimedOut, ConnectionLost):
-            silence = time.monotonic() - link.connection.last_heard
+        except ConnectionLost:  # perhaps of one session, which says nothing about the line
+            if link.connection.has_ended():
+                link.close()
+            raise
+        except TimedOut:
+            silence = time.monotonic() - max(began, link.connection.last_heard)  # before, nobody had asked
             if link.connection.has_ended() or silence >= self._timeouts.read:
                 link.close()
             raise

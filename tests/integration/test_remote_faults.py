@@ -10,16 +10,20 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.errors import ConnectionLost, ServerError, TimedOut, Unreachable
+from runicornfs.remote.connection import connect
+from runicornfs.remote.hostkeys import HostKeyPolicy
+from runicornfs.remote.identities import Credentials
 from runicornfs.remote.lifeline import State
 from runicornfs.remote.server import RemoteFile, Server
 from runicornfs.remote.timeouts import Timeouts
 from tests.conftest import MakeRelay
 from tests.relay import Relay
-from tests.remotes import MIB, QUICK, Target, Targets, ranges, server_at
+from tests.remotes import MIB, QUICK, Target, Targets, ranges, server_at, settings_of
 from tests.waiting import wait_until
 
 SIZE = 24 * MIB
@@ -285,9 +289,7 @@ def test_a_session_that_dies_alone_costs_no_connection(
         for pid in pids.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
 
-    # On a busy machine the half second of the other tests may pass in silence, and the line count as dead.
-    patient = Timeouts()
-    with PrivateSshd(tmp_path / "sshd", config_lines=lines) as sshd, server_at(sshd, root, timeouts=patient) as server:
+    with PrivateSshd(tmp_path / "sshd", config_lines=lines) as sshd, server_at(sshd, root) as server:
         with pytest.raises(ConnectionLost):
             target.fill(server, BIG, After(5, end_the_sessions))
         while the_rest(target):
@@ -295,3 +297,58 @@ def test_a_session_that_dies_alone_costs_no_connection(
                 target.fill(server, BIG, the_rest(target))
         assert target.content(SIZE) == content
         assert server.counters.connections == 1
+
+
+def test_a_command_that_ends_costs_no_connection_however_long_the_line_was_idle(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silence counts from when something was asked."""
+    with PrivateSshd(tmp_path / "sshd", config_lines=["ForceCommand true"]) as sshd, server_at(sshd, root) as server:
+        link = server._lifeline.link
+        assert link is not None
+        link.connection.last_heard -= 60  # as after a minute in which nobody asked for anything
+        with pytest.raises(ConnectionLost), server.exec("anything") as command:
+            command.write(bytes(16 * MIB))  # more than the server takes for a command that reads nothing
+        assert server.state == "connected"
+        assert server.counters.connections == 1
+    assert "was lost" not in caplog.text
+
+
+@pytest.mark.parametrize("ends", ["we", "the server"])
+def test_what_is_said_too_late_on_a_channel_costs_no_connection(root: Path, tmp_path: Path, ends: str) -> None:
+    """paramiko lets go of a channel before it sends, so another thread may say CLOSE in between, and the server ends
+    the whole connection for data behind that."""
+    command = "cat" if ends == "we" else "true"
+    with PrivateSshd(tmp_path / "sshd", config_lines=[f"ForceCommand {command}"]) as sshd:
+        settings = settings_of(sshd)
+        connection = connect(settings, Credentials((sshd.identity,)), HostKeyPolicy(settings, None), Timeouts())
+        with contextlib.closing(connection):
+            channel = connection.open_exec("anything")
+            late = paramiko.Message()
+            late.add_byte(paramiko.common.cMSG_CHANNEL_DATA)
+            late.add_int(channel.remote_chanid)
+            late.add_string(b"too late")
+            if ends == "we":
+                channel.close()
+            wait_until(lambda: channel.closed, "the end of the channel")
+            wait_until(lambda: sshd.log().count("Close session") == 1, "the server to forget the channel")
+            channel.transport._send_user_message(late)  # type: ignore[union-attr]
+            again = connection.open_exec("anything")
+            assert again.recv(1) == b"" if ends == "the server" else again.send(b"x") == 1
+            assert connection.is_alive
+
+
+def test_a_login_that_is_cut_anywhere_is_a_line_that_broke(sshd: PrivateSshd, relay: MakeRelay, root: Path) -> None:
+    """Above all it is no refused login, after which nobody would try again."""
+    line = relay(sshd)
+    outcomes = set()
+    for count in range(1, 2000, 90):  # the login has some 1900 bytes
+        line.drop_after(count)
+        with server_at(sshd, root, port=line.port, connect=False) as server:
+            try:
+                server.connect()
+            except ServerError as error:
+                outcomes.add(type(error))
+        line.drop()
+    assert outcomes <= {ConnectionLost, Unreachable}
+    assert ConnectionLost in outcomes
