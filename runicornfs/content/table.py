@@ -6,8 +6,8 @@ network is waited for.
 
 Crash points, in the order of what happens: a record is in the database before its file is made; a block is written
 before it is recorded; a record is taken back before bytes are punched out of a file or a file is emptied; an evicted
-file is gone before its record. So a program that is killed leaves no space that no record names, and no record that
-names bytes which were never there. `recover` does the rest.
+file is gone before its record, and before the record of its content names another. So a program that is killed leaves
+no space that no record names, and no record that names bytes which were never there. `recover` does the rest.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Table:
     def _load(self, identity: Identity) -> Entry:
         """Under the lock."""
         record = self._records.get(identity.key)
-        if record is not None and record.file not in self._leaving:
+        if record is not None and record.file in self._leaving:
+            self._files.remove(record.file)  # before the record names another file: else nothing would name this one
+        elif record is not None:
             if record.size != identity.size and record.verified:
                 raise StaleFile(f"{identity.path} cannot be of {identity.size} bytes: what it holds has {record.size}")
             entry = self._revive(identity, record)

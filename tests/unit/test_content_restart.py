@@ -14,6 +14,7 @@ from runicornfs.content import records
 from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.sparse import SparseFiles
+from tests.cacheverifier import verify_contents
 from tests.fake_transfers import Caches, FakeTransfers, content_of, copy_as_killed, counted, disk_bytes, read_all
 from tests.waiting import wait_until
 
@@ -256,3 +257,25 @@ def test_a_start_does_not_look_at_settled_contents(
     assert cache.status().verified_files == 20
     cache.close()
     assert opened == []
+
+
+def test_a_content_that_is_read_again_while_its_file_is_deleted_leaves_no_second_file(
+    caches: Caches, server: FakeTransfers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record named the new file before the old one was gone, and nothing named that any more."""
+    identity = server.add("a", FILE)
+    cache = caches.open()
+    read_all(cache, identity)
+    remove, killed = SparseFiles.remove, []
+
+    def read_and_kill_before(files: SparseFiles, name: str) -> None:
+        monkeypatch.setattr(SparseFiles, "remove", remove)
+        assert read_all(cache, identity) == FILE
+        killed.append(kill(cache, caches, tmp_path))
+        remove(files, name)
+
+    monkeypatch.setattr(SparseFiles, "remove", read_and_kill_before)
+    cache.clear()
+    (after,) = killed
+    verify_contents(after.folder, {identity.key: FILE})
+    assert read_all(cache, identity) == FILE
