@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +32,7 @@ from runicornfs.content.scrub import Scrub
 from runicornfs.content.sparse import SparseFiles
 from runicornfs.content.table import Table
 from runicornfs.content.verify import Verifier
-from runicornfs.errors import InvalidInput, Unreachable
+from runicornfs.errors import InvalidInput, RunicornFSError, Unreachable
 
 log = logging.getLogger("runicornfs.content")
 
@@ -56,7 +55,7 @@ class ContentCache:
         files = SparseFiles(folder / "blocks")
         self._records = Records(folder)
         if self._records.anew:
-            files.remove_all()
+            files.remove_others(self._records.files())
         self._counters = Counters()
         self._pins = Pins(self._records.database)
         self._room = Room(limit_bytes, min_free_bytes, self._records.totals().cached_bytes, files.free_bytes)
@@ -105,8 +104,8 @@ class ContentCache:
         return self._room.left()
 
     def status(self) -> CacheStatus:
-        """See `contents.Contents`. Raises sqlite3.Error."""
-        self._flusher.flush()
+        """See `contents.Contents`. Raises RunicornFSError."""
+        self._flusher.try_flush()
         totals = self._records.totals()
         counters = self._counters
         hits, misses, served = counters.hits, counters.misses, counters.bytes_served
@@ -142,14 +141,14 @@ class ContentCache:
         self._verifier.on_dropped(callback)
 
     def files(self, sort: str, limit: int) -> list[CachedFile]:
-        """See `contents.Contents`; `limit` is at most LISTED_AT_MOST. Raises sqlite3.Error."""
+        """See `contents.Contents`; `limit` is at most LISTED_AT_MOST. Raises RunicornFSError."""
         if sort not in ORDERS:
             raise InvalidInput(f"{sort!r} is no order of cached files: say one of {', '.join(ORDERS)}")
         if not 1 <= limit <= LISTED_AT_MOST:
             raise InvalidInput(f"at most {LISTED_AT_MOST} cached files are listed at once, and at least one")
         for entry in self._table.entries():
             self._records.touch(entry.key, entry.last_used())
-        self._flusher.flush()
+        self._flusher.try_flush()
         return [
             CachedFile(
                 key=record.key,
@@ -164,21 +163,21 @@ class ContentCache:
         ]
 
     def pin(self, label: str, sizes: dict[str, int]) -> None:
-        """See `contents.Contents`. Outlives a power cut when this returns. Raises sqlite3.Error."""
+        """See `contents.Contents`. Outlives a power cut when this returns. Raises RunicornFSError."""
         with self._evictor.nothing_leaves():
             self._pins.pin(label, sizes, self._room.limit)
 
     def unpin(self, label: str) -> None:
-        """See `contents.Contents`. Raises sqlite3.Error."""
+        """See `contents.Contents`. Raises RunicornFSError."""
         self._pins.unpin(label)
 
     def pins(self) -> list[Pin]:
-        """See `contents.Contents`. Raises sqlite3.Error."""
-        self._flusher.flush()
+        """See `contents.Contents`. Raises RunicornFSError."""
+        self._flusher.try_flush()
         return self._pins.all()
 
     def cleanup(self) -> Freed:
-        """See `contents.Contents`. Raises sqlite3.Error."""
+        """See `contents.Contents`. Raises RunicornFSError."""
         return self._evictor.cleanup()
 
     def demote(self, keys: list[str]) -> None:
@@ -186,11 +185,11 @@ class ContentCache:
         self._table.demote(keys)
 
     def evict(self, keys: list[str]) -> Freed:
-        """See `contents.Contents`. Raises sqlite3.Error."""
+        """See `contents.Contents`. Raises RunicornFSError."""
         return self._evictor.evict(keys)
 
     def clear(self) -> Freed:
-        """See `contents.Contents`. Raises sqlite3.Error."""
+        """See `contents.Contents`. Raises RunicornFSError."""
         return self._evictor.clear()
 
     def verify(self) -> Verification:
@@ -224,7 +223,7 @@ class ContentCache:
     def _clean_up_quietly(self) -> None:
         try:
             self._evictor.cleanup()
-        except (sqlite3.Error, OSError) as error:
+        except (RunicornFSError, OSError) as error:
             log.warning("what is more than the cache may hold stays until something is written: %s", error)
 
 

@@ -118,7 +118,7 @@ class Reader(Protocol):
 
     def share(self) -> int | None:
         """A read-only descriptor of all of the content, that the caller closes; None while it is not whole here, or may
-        still change. What it shows never does. Raises OSError, sqlite3.Error."""
+        still change. What it shows never does. Raises OSError."""
         ...
 
     def close(self) -> None:

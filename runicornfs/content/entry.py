@@ -70,7 +70,16 @@ class Waiter:
 class Entry:
     """Methods are called with `condition` held, unless they say otherwise."""
 
-    def __init__(self, identity: Identity, file: str, states: bytearray | None, fd: int, verified: bool) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        file: str,
+        states: bytearray | None,
+        fd: int,
+        verified: bool,
+        doubted: bool = False,
+    ) -> None:
+        """`doubted`: somebody else may have changed the file; nothing of it is served before its digest was checked."""
         self.key = identity.key
         self.size = identity.size
         self.file = file
@@ -87,6 +96,7 @@ class Entry:
         self.verified = verified or (not self.count and identity.sha256 == _SHA256_OF_NOTHING)
         self.held = sum(bytes_in(*run, self.size) for run in self._runs_of(PRESENT))  # bytes on the disk
         self.whole = self.held == self.size
+        self.doubted = doubted
         self.begun = False  # the record says that the file is being written
         self.dirty = False
         self.retired = False
@@ -108,7 +118,8 @@ class Entry:
         if identity.sha256 is not None and self.count and not verified:
             self.digest = RunningDigest(identity.sha256, self.count, self.states.count(PRESENT))
             if self.whole:  # the program was killed before it was checked
-                self.states[-1] = WITHHELD
+                first = 0 if doubted else self.count - 1
+                self.states[first:] = bytes([WITHHELD]) * (self.count - first)
                 self.whole = False
 
     @property
@@ -306,6 +317,7 @@ class Entry:
         for block in self._blocks_of(WITHHELD):
             self.states[block] = PRESENT
         self.strikes = 0
+        self.doubted = False
         if self.held == self.size:
             self.whole = self.verified = True
             self.dirty = True
@@ -320,7 +332,7 @@ class Entry:
         self.drops += 1
         self.states[:] = self.states.translate(_GONE)
         dropped, self.held = self.held, 0
-        self.whole = self.verified = self.given = False
+        self.whole = self.verified = self.given = self.doubted = False
         if self._sha256 is not None:
             self.digest = self.digest or RunningDigest(self._sha256, self.count, 0)
             self.digest.restart(0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from runicornfs.content.records import Records, Victim
 from runicornfs.content.room import Room
 from runicornfs.content.sparse import SparseFiles
 from runicornfs.content.table import LEAVING_TRIES, Spared, Table
-from runicornfs.errors import NoSpace
+from runicornfs.errors import NoSpace, RunicornFSError
 
 log = logging.getLogger("runicornfs.content")
 
@@ -166,7 +165,7 @@ class Evictor:
 
     def _evict(self, need: int) -> list[Victim]:
         # A full disk takes no records either: all the more reason to go on.
-        with contextlib.suppress(sqlite3.OperationalError):
+        with contextlib.suppress(RunicornFSError):
             self._records.flush()
 
         def choose(in_use: list[Entry], spared: Spared) -> list[Victim]:
@@ -199,7 +198,7 @@ class Evictor:
             size = entry.give_up(blocks)
             try:
                 self._records.begin(entry.record(self._records.boot))
-            except sqlite3.Error as error:
+            except RunicornFSError as error:
                 log.warning("blocks of %s are kept, since that cannot be recorded: %s", entry.paths[0], error)
                 entry.came(blocks)
                 return False

@@ -7,13 +7,15 @@ record of its last moments.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import sqlite3
 import threading
+from collections.abc import Callable
 
 from runicornfs.content.entry import Entry
 from runicornfs.content.records import Records
 from runicornfs.content.sparse import SparseFiles
+from runicornfs.errors import RunicornFSError
 
 log = logging.getLogger("runicornfs.content")
 
@@ -22,7 +24,10 @@ COALESCE_S = 0.25
 
 
 class Flusher:
-    """Thread-safe. `_lock` protects what is to be done (`_dirty`, `_quiet`); it is a leaf."""
+    """Thread-safe. `_lock` protects what is to be done (`_dirty`, `_quiet`); it is a leaf.
+
+    `lost(key, file)` is told, with no lock held, of a file whose bytes the disk did not take after all.
+    """
 
     def __init__(self, files: SparseFiles, records: Records) -> None:
         self._files = files
@@ -31,6 +36,7 @@ class Flusher:
         self._dirty: set[Entry] = set()
         self._quiet: dict[str, str] = {}
         self._failing = False
+        self.lost: Callable[[str, str], None] = lambda key, file: None
         self._work = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="runicornfs-flush", daemon=True)
@@ -53,7 +59,7 @@ class Flusher:
         self._work.set()
 
     def flush(self) -> None:
-        """Records everything now. Raises sqlite3.Error."""
+        """Records everything now. Raises RunicornFSError, and then it is remembered still."""
         with self._lock:
             dirty, self._dirty = self._dirty, set()
         for entry in dirty:
@@ -62,6 +68,11 @@ class Flusher:
                     entry.dirty = False
                     self._records.put(entry.record(self._records.boot))
         self._records.flush()
+
+    def try_flush(self) -> None:
+        """Records everything now that can be recorded: on a full disk nothing can."""
+        with contextlib.suppress(RunicornFSError):
+            self.flush()
 
     def has_recorded(self, entry: Entry) -> bool:
         """Whether the database says that this entry's file is whole. A file that once was is never changed again."""
@@ -82,7 +93,7 @@ class Flusher:
                 self.flush()
                 self._settle()
                 self._failing = False
-            except (sqlite3.Error, OSError) as error:
+            except (RunicornFSError, OSError) as error:
                 if not self._failing:
                     log.warning("what is cached cannot be recorded: %s", error)
                 self._failing = True
@@ -95,6 +106,13 @@ class Flusher:
             quiet, self._quiet = self._quiet, {}
         for key, file in quiet.items():
             self._records.settling(key)
-            if self._files.sync(file):
-                self._records.settle(key)
+            try:
+                modified_ns = self._files.sync(file)
+            except OSError as error:
+                # The kernel tells this once and forgets the bytes: what is read from the file next may be anything.
+                log.warning("the disk did not take what was written to %s: %s", file, error.strerror)
+                self.lost(key, file)
+                continue
+            if modified_ns is not None:
+                self._records.settle(key, modified_ns)
         self._records.flush()

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -332,7 +331,7 @@ def _shared(reader: Reader) -> Iterator[int | None]:
     """A descriptor of what is open, to be sent away; None while there is none to be had."""
     fd = None
     if isinstance(reader, CachedReader):
-        with contextlib.suppress(OSError, sqlite3.Error):  # out of descriptors, a full disk: the bytes travel instead
+        with contextlib.suppress(OSError, RunicornFSError):  # out of descriptors, a full disk: the bytes travel instead
             fd = reader.share()
     try:
         yield fd

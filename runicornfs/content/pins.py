@@ -35,7 +35,7 @@ class Pins:
     def pin(self, label: str, sizes: dict[str, int], limit: int) -> None:
         """Pins these contents (key: bytes) under a label and no others; all that is pinned has to fit into `limit`.
 
-        They stay pinned after a power cut when this returns. Raises NoSpace, sqlite3.Error.
+        They stay pinned after a power cut when this returns. Raises NoSpace, RunicornFSError.
         """
         raw = os.fsencode(label)
         with self._changing:
@@ -55,7 +55,7 @@ class Pins:
             self._reload()
 
     def unpin(self, label: str) -> None:
-        """What was pinned under this label alone may go again. Raises NotFound, sqlite3.Error."""
+        """What was pinned under this label alone may go again. Raises NotFound, RunicornFSError."""
         with self._changing:
             with self._database.writing, self._database.transaction(durable=True):
                 gone = self._database.writer.execute("DELETE FROM pins WHERE label = ?", (os.fsencode(label),))

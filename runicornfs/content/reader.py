@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -14,12 +15,14 @@ from runicornfs.content.fetch import Fetcher
 from runicornfs.content.readahead import Advice, Place
 from runicornfs.content.sparse import reopened
 from runicornfs.content.wishes import Rank
-from runicornfs.errors import Interrupted
+from runicornfs.errors import Interrupted, RunicornFSError
 
 log = logging.getLogger("runicornfs.content")
 
 # How often a read that waits asks whether the program that wants it is still there. FUSE tells nobody by itself.
 POLL_S = 0.25
+# A read whose bytes the disk has lost has them fetched again so often.
+LOSSES = 1
 
 
 class CachedReader:
@@ -59,7 +62,7 @@ class CachedReader:
         self.position = first
         generation = self._generation
         if entry.has(first, stop):
-            data = self._pread(offset, end, generation)
+            data = self._pread(offset, end)
             entry.given = True  # before the generation is looked at: see `entry`
             if len(data) == end - offset and entry.generation == generation:
                 self.hits += 1
@@ -79,15 +82,19 @@ class CachedReader:
         """A read-only descriptor of all of the content, for another process; None while it is not whole.
 
         What it shows never changes, also if this process is killed: not before the record says that the file is whole
-        (see `Table.recover`), and not after that (see `Table.empty`). Raises OSError, sqlite3.Error.
+        (see `Table.recover`), and not after that (see `Table.empty`). Raises OSError.
         """
         entry = self._entry
         drops = entry.drops
         if not entry.whole:
             return None
-        if entry.recorded_at != drops and not self._fetcher.flusher.has_recorded(entry):
-            self._fetcher.flusher.mark(entry)
-            self._fetcher.flusher.flush()
+        try:
+            if entry.recorded_at != drops and not self._fetcher.flusher.has_recorded(entry):
+                self._fetcher.flusher.mark(entry)
+                self._fetcher.flusher.flush()
+        except RunicornFSError as error:  # such as a full disk, which is no reason not to read through us
+            log.info("%s is not shared: %s", entry.paths[0], error)
+            return None
         with entry.condition:
             if not entry.whole or entry.drops != drops or entry.fd < 0 or self._error is not None:
                 return None
@@ -120,13 +127,12 @@ class CachedReader:
         self._fetcher.counters.served(self.hits, self.misses, self.bytes_served)
         self._fetcher.table.release(self._entry)
 
-    def _pread(self, offset: int, end: int, generation: int) -> bytes:
+    def _pread(self, offset: int, end: int) -> bytes:
+        """Nothing where the file was closed under our hands, or the disk cannot read it: see `_take`."""
         try:
             return os.pread(self._entry.fd, end - offset, offset)
         except OSError:
-            if self._entry.generation == generation:
-                raise
-            return b""  # closed under our hands
+            return b""
 
     def _look_ahead(self, first: int, stop: int) -> None:
         advice = self._entry.read_ahead.note(self._place, first, stop)
@@ -149,6 +155,7 @@ class CachedReader:
         first, stop = offset // BLOCK, -(-end // BLOCK)
         waiter = Waiter(first, stop, self)
         advice = None
+        losses = 0
         began = time.monotonic()
         with entry.condition:
             entry.waiting.append(waiter)
@@ -162,8 +169,12 @@ class CachedReader:
                     if error is not None:
                         raise error.with_traceback(None)
                     self._generation = entry.generation
-                    if entry.has(first, stop) and (data := self._take(offset, end)):
-                        return data
+                    if entry.has(first, stop):
+                        if data := self._take(offset, end):
+                            return data
+                        losses += 1
+                        if losses > LOSSES:
+                            raise OSError(errno.EIO, f"the cache's disk does not give {entry.paths[0]} back")
                     asked = entry.wait_for(waiter)
                     if advice is not None:
                         self._follow(advice)
@@ -180,11 +191,15 @@ class CachedReader:
     def _take(self, offset: int, end: int) -> bytes | None:
         """The bytes, which are here; None if they are not after all. Under the condition of the entry."""
         entry = self._entry
-        data = os.pread(entry.fd, end - offset, offset)
+        try:
+            data = os.pread(entry.fd, end - offset, offset)
+        except OSError as error:
+            log.warning("the disk cannot read the cache's file of %s: %s", entry.paths[0], error.strerror)
+            data = b""
         if len(data) == end - offset:
             entry.given = True
             self.bytes_served += len(data)
             return data
-        log.warning("the cache's file of %s is shorter than it was; it is fetched again", entry.paths[0])
+        log.warning("the cache's file of %s is not as it was; it is fetched again", entry.paths[0])
         self._fetcher.table.empty(entry)
         return None

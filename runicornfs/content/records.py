@@ -29,7 +29,7 @@ PAGE = 64
 # SQLite takes no more than 32766 parameters in one statement; more than some hundred are no faster.
 KEYS_AT_ONCE = 500
 
-_COLUMNS = "key, file, path, size, cached_bytes, blocks, verified, last_used, boot"
+_COLUMNS = "key, file, path, size, cached_bytes, blocks, verified, last_used, boot, modified_ns"
 
 # The orders in which contents can be listed: used last, to go first, largest share here.
 ORDERS = {"last_used": "last_used DESC, key", "oldest": "last_used, key", "size": "cached_bytes DESC, key"}
@@ -47,7 +47,8 @@ def boot_id() -> str:
 class Record:
     """A content at rest. `blocks` is as `blocks.pack` made it, `last_used` in Unix seconds.
 
-    `boot` is None when everything that the record names has been fsynced.
+    `boot` is None when everything that the record names has been fsynced. `modified_ns` is when the file was changed
+    last by then (Unix nanoseconds): one that was changed later was changed by somebody else. None: not known.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Record:
     verified: bool
     last_used: float
     boot: str | None
+    modified_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class Records:
 
     def says_whole(self, key: str, file: str) -> bool:
         """Whether the database itself says that all of this content is in this file; what is to be written does not
-        count. Raises sqlite3.Error."""
+        count. Raises RunicornFSError."""
         query = "SELECT 1 FROM contents WHERE key = ? AND file = ? AND cached_bytes = size"
         return bool(list(self.database.select(query, (key, file))))
 
@@ -186,6 +188,10 @@ class Records:
                 yield Whole(key, file, os.fsdecode(path), size)
             after = page[-1][0]
 
+    def files(self) -> set[str]:
+        """The names of all files that are recorded. Flush before."""
+        return {file for (file,) in self.database.select("SELECT file FROM contents")}
+
     def unsettled(self) -> list[Record]:
         """Records whose bytes may have been in no better place than the page cache when they were written."""
         return [_record(row) for row in self.database.select(f"SELECT {_COLUMNS} FROM contents WHERE boot IS NOT NULL")]
@@ -196,13 +202,13 @@ class Records:
         """Records a content before its file is made or written; it is in the database when this returns.
 
         Takes the promise back that everything recorded was fsynced, and does so durably: from here on bytes may be
-        taken away that the old record names. Raises sqlite3.Error.
+        taken away that the old record names. Raises RunicornFSError.
         """
+        query = "SELECT 1 FROM contents WHERE key = ? AND boot IS NULL"
         with self.database.writing:
-            settled = self.database.writer.execute(
-                "SELECT 1 FROM contents WHERE key = ? AND boot IS NULL", (record.key,)
-            )
-            with self.database.transaction(durable=settled.fetchone() is not None):
+            with self.database.translated():
+                settled = self.database.writer.execute(query, (record.key,)).fetchone() is not None
+            with self.database.transaction(durable=settled):
                 self.database.writer.execute(_UPSERT, _row(record))
             with self._lock:
                 self._settling.discard(record.key)
@@ -238,16 +244,17 @@ class Records:
         with self._lock:
             self._settling.add(key)
 
-    def settle(self, key: str) -> None:
-        """The file was fsynced: what was recorded when `settling` was called survives a power cut."""
+    def settle(self, key: str, modified_ns: int) -> None:
+        """The file was fsynced: what was recorded when `settling` was called survives a power cut. That file was
+        changed last at `modified_ns`."""
         record = self.get(key)
         with self._lock:
             if key in self._settling and record is not None:
-                self._pending[key] = replace(record, boot=None)
+                self._pending[key] = replace(record, boot=None, modified_ns=modified_ns)
             self._settling.discard(key)
 
     def flush(self) -> None:
-        """Brings what is remembered into the database. Raises sqlite3.Error, and then remembers it still."""
+        """Brings what is remembered into the database. Raises RunicornFSError, and then remembers it still."""
         with self.database.writing:
             with self._lock:
                 pending, touched = dict(self._pending), dict(self._touched)
@@ -267,10 +274,10 @@ class Records:
 
 # Not INSERT OR REPLACE: what that replaces is gone without a trigger.
 _UPSERT = f"""
-INSERT INTO contents({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)
+INSERT INTO contents({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)
 ON CONFLICT (key) DO UPDATE SET file = excluded.file, path = excluded.path, size = excluded.size,
     cached_bytes = excluded.cached_bytes, blocks = excluded.blocks, verified = excluded.verified,
-    last_used = excluded.last_used, boot = excluded.boot
+    last_used = excluded.last_used, boot = excluded.boot, modified_ns = excluded.modified_ns
 """
 
 
@@ -285,12 +292,13 @@ def _row(record: Record) -> tuple[Any, ...]:
         record.verified,
         record.last_used,
         record.boot,
+        record.modified_ns,
     )
 
 
 def _record(row: Any) -> Record:
-    key, file, path, size, cached_bytes, blocks, verified, last_used, boot = row
-    return Record(key, file, os.fsdecode(path), size, cached_bytes, blocks, bool(verified), last_used, boot)
+    key, file, path, size, cached_bytes, blocks, verified, *rest = row
+    return Record(key, file, os.fsdecode(path), size, cached_bytes, blocks, bool(verified), *rest)
 
 
 def _forget(remembered: dict[str, Any], flushed: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ class Scrub:
 
     def _run(self) -> None:
         try:
-            self._flusher.flush()
+            self._flusher.try_flush()
             for content in self._records.whole():
                 self._plan(content)
             for content in self._records.whole():

@@ -6,6 +6,7 @@ finds another content's bytes under its name. Only files with such a name are ev
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -21,6 +22,9 @@ from runicornfs.content.blocks import BLOCK
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 
+# No fault of the file's: it may be as good as ever.
+_OURS_TO_BLAME = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 _OUR_NAMES = re.compile(r"[0-9a-f]{32}-[0-9a-f]{8}")
 
 
@@ -28,6 +32,11 @@ def new_name(key: str) -> str:
     """A file name for a content, different each time."""
     digest = hashlib.blake2b(key.encode(), digest_size=16)
     return f"{digest.hexdigest()}-{secrets.token_hex(4)}"
+
+
+def modified_ns(fd: int) -> int:
+    """When a file was changed last, in Unix nanoseconds."""
+    return os.fstat(fd).st_mtime_ns
 
 
 def reopened(fd: int) -> int:
@@ -47,24 +56,38 @@ class SparseFiles:
     def create(self, name: str, size: int) -> int:
         """A new file of `size` bytes that takes no space yet; its descriptor. Raises OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._folder / name, flags, 0o600)
+        try:
+            fd = os.open(self._folder / name, flags, 0o600)
+        except FileNotFoundError:
+            self._make_again()
+            fd = os.open(self._folder / name, flags, 0o600)
         try:
             os.ftruncate(fd, size)
-        except OSError:
+        except OSError:  # larger than a file may be here
             os.close(fd)
+            self.remove(name)  # the next try makes it
             raise
         return fd
 
     def open(self, name: str, size: int) -> int | None:
-        """The descriptor of a file made earlier; None where it is gone or not as it was made. Raises OSError."""
+        """The descriptor of a file made earlier; None where it is gone, is not as it was made or cannot be read.
+
+        On a read-only disk it can only be read from. Raises OSError where this process can open no more files.
+        """
         if not _OUR_NAMES.fullmatch(name):
             return None
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(self._folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fd = os.open(self._folder / name, os.O_RDWR | flags)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                fd = os.open(self._folder / name, os.O_RDONLY | flags)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):  # ELOOP: somebody put a link in its place
-                return None
-            raise
+            if error.errno in _OURS_TO_BLAME:
+                raise
+            return None
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             os.close(fd)
@@ -80,27 +103,31 @@ class SparseFiles:
             os.close(new)
 
     def remove(self, name: str) -> None:
-        """Deletes a file, if it is there and ours."""
+        """Deletes a file, if it is there and ours. Raises OSError."""
         if _OUR_NAMES.fullmatch(name):
-            (self._folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # somebody else's folder is not ours
+                (self._folder / name).unlink()
 
-    def remove_all(self) -> None:
-        """Deletes every file of ours, whatever it belonged to."""
+    def remove_others(self, names: set[str]) -> None:
+        """Deletes every file of ours but these. Raises OSError."""
         for entry in list(os.scandir(self._folder)):
-            if entry.is_file(follow_symlinks=False):
+            if entry.is_file(follow_symlinks=False) and entry.name not in names:
                 self.remove(entry.name)
 
-    def sync(self, name: str) -> bool:
-        """Brings a file's bytes to the disk; False if it is gone. Raises OSError."""
+    def sync(self, name: str) -> int | None:
+        """Brings a file's bytes to the disk; when it was changed last (Unix nanoseconds), None if it cannot be opened.
+
+        Raises OSError where the disk did not take them: they are lost.
+        """
         try:
             fd = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        except OSError:
+            return None
         try:
             os.fsync(fd)
+            return modified_ns(fd)
         finally:
             os.close(fd)
-        return True
 
     def can_punch(self, fd: int, count: int) -> bool:
         """Whether this file system can; tried behind the end of a file of `count` blocks."""
@@ -124,6 +151,15 @@ class SparseFiles:
         os.ftruncate(fd, size)
 
     def free_bytes(self) -> int:
-        """What the disk has left for us."""
-        status = os.statvfs(self._folder)
+        """What the disk has left for us. Raises OSError."""
+        try:
+            status = os.statvfs(self._folder)
+        except FileNotFoundError:
+            self._make_again()
+            status = os.statvfs(self._folder)
         return status.f_bavail * status.f_frsize
+
+    def _make_again(self) -> None:
+        """Somebody has deleted the folder while it was in use."""
+        for folder in (self._folder.parent.parent, self._folder.parent, self._folder):
+            folder.mkdir(mode=0o700, exist_ok=True)

@@ -13,9 +13,9 @@ no space that no record names, and no record that names bytes which were never t
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,8 +25,8 @@ from runicornfs.content.flusher import Flusher
 from runicornfs.content.identity import Identity
 from runicornfs.content.records import Record, Records, Victim
 from runicornfs.content.room import Room
-from runicornfs.content.sparse import SparseFiles, new_name
-from runicornfs.errors import StaleFile, Unreachable
+from runicornfs.content.sparse import SparseFiles, modified_ns, new_name
+from runicornfs.errors import NoSpace, RunicornFSError, StaleFile, Unreachable
 
 log = logging.getLogger("runicornfs.content")
 
@@ -50,6 +50,7 @@ class Table:
         self._retired = threading.Condition(self._lock)
         self._entries: dict[str, Entry] = {}
         self._leaving: set[str] = set()  # files that are being deleted
+        flusher.lost = self.lose
         self.closed = False
 
     # Opening and retiring
@@ -122,7 +123,8 @@ class Table:
             if entry is not None:
                 return entry
             log.warning("what was cached of %s cannot be used; it will be fetched again", identity.path)
-            self._discard(record)
+            with contextlib.suppress(OSError):  # a disk that cannot even delete keeps the space
+                self._discard(record)
         return Entry(identity, new_name(identity.key), None, -1, verified=False)
 
     def _revive(self, identity: Identity, record: Record) -> Entry | None:
@@ -133,11 +135,16 @@ class Table:
         fd = self._files.open(record.file, identity.size)
         if fd is None:
             return None
-        entry = Entry(identity, record.file, states, fd, record.verified)
-        if entry.held == record.cached_bytes and (entry.whole or not entry.verified):
-            return entry
-        os.close(fd)
-        return None
+        # Somebody else has written to it, cut it off, or punched a hole into it.
+        changed = record.modified_ns is not None and record.modified_ns != modified_ns(fd)
+        entry = Entry(identity, record.file, states, fd, record.verified and not changed, doubted=changed)
+        sound = entry.unchecked if changed else entry.whole or not entry.verified
+        if not sound or entry.held != record.cached_bytes:
+            os.close(fd)
+            return None
+        if changed:
+            log.warning("what is cached of %s was changed by somebody else; it is checked again first", identity.path)
+        return entry
 
     def _retire(self, entry: Entry) -> None:
         """Nobody uses it any more. Under the lock."""
@@ -148,7 +155,11 @@ class Table:
             entry.generation += 1
             fd, entry.fd = entry.fd, -1
             if fd >= 0:
-                os.close(fd)
+                try:
+                    os.close(fd)
+                except OSError as error:  # of a network's file system: it did not take what was written
+                    log.warning("what was written of %s is lost: %s", entry.paths[0], error.strerror)
+                    entry.cleared = True
             if entry.cleared or (entry.begun and not entry.held):
                 self._files.remove(entry.file)
                 self._records.remove(entry.key, entry.file)
@@ -163,11 +174,14 @@ class Table:
     # Writing
 
     def writable(self, entry: Entry) -> int:
-        """The descriptor to write an entry's blocks to; for one caller at a time. Raises OSError, sqlite3.Error."""
+        """The descriptor to write an entry's blocks to; for one caller at a time. Raises OSError, RunicornFSError."""
         if not entry.begun:
             with entry.condition:
                 record = entry.record(self._records.boot)
-            self._records.begin(record)
+            try:
+                self._records.begin(record)
+            except NoSpace as error:  # as a write would say: what is cached may make room
+                raise OSError(errno.ENOSPC, str(error)) from error
             fd = entry.fd if entry.fd >= 0 else self._files.create(entry.file, entry.size)
             with entry.condition:
                 entry.fd = fd
@@ -231,7 +245,7 @@ class Table:
         A file that was whole may be open in other processes (`CachedReader.share`) and is never changed again: what
         comes next goes into a new one.
         """
-        was_whole = entry.whole
+        was_whole = entry.whole or entry.doubted
         self._room.release(entry.drop())
         try:
             if was_whole:
@@ -243,9 +257,22 @@ class Table:
                 self._files.replace(entry.fd, entry.file, entry.size)
             else:
                 self._files.empty(entry.fd, entry.size)
-        except (sqlite3.Error, OSError) as error:
+        except (RunicornFSError, OSError) as error:
             # Its blocks are fetched to the same place again, so it only keeps the space that it has.
             log.warning("the file of %s is not emptied: %s", entry.paths[0], error)
+
+    def lose(self, key: str, file: str) -> None:
+        """The disk did not take what was written to a file: nothing of it is here any more."""
+        with self._lock:
+            entry = self._entries.get(key)
+            record = self._records.get(key) if entry is None else None
+            if entry is not None and entry.file == file:
+                with entry.condition:
+                    self.empty(entry)
+                    entry.condition.notify_all()
+            elif record is not None and record.file == file and file not in self._leaving:
+                with contextlib.suppress(OSError):
+                    self._discard(record)
 
     def _discard(self, record: Record | Victim) -> None:
         self._files.remove(record.file)

@@ -122,10 +122,13 @@ class Verifier:
             with entry.condition:
                 digest.busy = False
         except Exception as error:  # whoever waits for the check must hear of it
-            log.warning("what is cached of %s cannot be checked: %s", entry.paths[0], error)
+            log.warning("what is cached of %s cannot be read to be checked: %s", entry.paths[0], error)
             with entry.condition:
                 digest.busy = False
-                self._drop(entry, error, again=False)
+                again = self._strike(entry)
+                self._drop(entry, error, again, lost=True)
+            if again:
+                self.resubmit(entry)
 
     def _next(self, entry: Entry, digest: RunningDigest) -> _Piece | None:
         """The next piece to hash. When there is none, this work ends; a finished digest is acted on."""
@@ -161,8 +164,9 @@ class Verifier:
                 entry.hashed(digest, piece.first, piece.stop)
 
     def _mismatched(self, entry: Entry, which: str) -> None:
-        entry.strikes += 1
-        again = entry.strikes == 1 and bool(entry.readers)
+        if entry.doubted:
+            which = "that were cached"
+        again = self._strike(entry)
         log.warning(
             "the bytes of %s do not have the sha256 of the manifest; they are dropped%s",
             entry.paths[0],
@@ -172,9 +176,15 @@ class Verifier:
         sentence = f"the bytes {which} of {entry.paths[0]} do not have the sha256 of the manifest"
         self._drop(entry, ContentMismatch(sentence), again)
 
-    def _drop(self, entry: Entry, error: Exception, again: bool) -> None:
-        """With the condition of the entry held."""
-        readers = list(entry.readers) if entry.given or not again else []
+    @staticmethod
+    def _strike(entry: Entry) -> bool:
+        """Whether what is wrong is to be fetched once more. What others have changed is no fault of the server's."""
+        entry.strikes += not entry.doubted
+        return entry.strikes <= 1 and bool(entry.readers)
+
+    def _drop(self, entry: Entry, error: Exception, again: bool, lost: bool = False) -> None:
+        """With the condition of the entry held. `lost`: the disk does not give it back; nobody was given bad bytes."""
+        readers = list(entry.readers) if (entry.given and not lost) or not again else []
         self._table.empty(entry)
         for reader in readers:
             reader.poison(error)

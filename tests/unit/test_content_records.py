@@ -11,6 +11,7 @@ import pytest
 
 from runicornfs.content import records
 from runicornfs.content.records import Record, Records
+from runicornfs.errors import RunicornFSError
 
 A = Record("a", "file-a", "models/\udcff a", 1000, 100, b"map", False, 1.0, "boot")
 
@@ -101,8 +102,8 @@ def test_what_is_remembered_of_a_victim_counts_more_than_the_database(database: 
 def test_a_settled_record_names_no_boot(database: Records) -> None:
     database.begin(A)
     database.settling("a")
-    database.settle("a")
-    assert database.get("a") == replace(A, boot=None)
+    database.settle("a", 77)
+    assert database.get("a") == replace(A, boot=None, modified_ns=77)
     assert database.unsettled() == [A]
     database.flush()
     assert database.unsettled() == []
@@ -112,7 +113,7 @@ def test_what_happens_while_a_file_is_fsynced_undoes_its_settling(database: Reco
     database.begin(A)
     database.settling("a")
     database.put(A)
-    database.settle("a")
+    database.settle("a", 77)
     assert database.get("a") == A
 
 
@@ -140,7 +141,7 @@ def test_records_outlive_the_process(tmp_path: Path) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("damage", ["nonsense", "truncated", "format", "schema"])
+@pytest.mark.parametrize("damage", ["nonsense", "truncated", "empty", "format", "schema", "foreign"])
 def test_a_database_that_cannot_be_used_is_made_anew(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,9 +153,13 @@ def test_a_database_that_cannot_be_used_is_made_anew(
         path.write_bytes(b"this is no database" * 1000)
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "empty":
+        path.write_bytes(b"")
     else:
         connection = sqlite3.connect(path)
-        connection.execute("PRAGMA user_version = 99" if damage == "format" else "DROP TABLE contents")
+        connection.execute("PRAGMA user_version = 0" if damage == "format" else "DROP TABLE contents")
+        if damage == "foreign":
+            connection.execute("CREATE TABLE contents (url TEXT)")
         connection.close()
     second = Records(tmp_path)
     assert second.anew
@@ -176,7 +181,7 @@ def test_damage_that_shows_while_it_is_used_is_repaired_by_the_next_start(
         for page in range(3, path.stat().st_size // 4096):
             file.seek(page * 4096)
             file.write(b"\xff" * 4096)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(RunicornFSError, match="the next start repairs it"):
         _ = [database.get(f"key {number}") for number in range(500)]
     database.close()
     assert "damaged" in caplog.text

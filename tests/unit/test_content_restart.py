@@ -252,7 +252,7 @@ def test_a_start_does_not_look_at_settled_contents(
     cache.close()
     opened: list[str] = []
     monkeypatch.setattr(SparseFiles, "open", lambda files, name, size: opened.append(name))
-    monkeypatch.setattr(SparseFiles, "remove_all", lambda files: opened.append("all"))
+    monkeypatch.setattr(SparseFiles, "remove_others", lambda files, names: opened.append("all"))
     cache = ContentCache(caches.folder, server, 1 << 40, 0)
     assert cache.status().verified_files == 20
     cache.close()
