@@ -1,8 +1,11 @@
-"""The file index.db: opening it, building it anew when it cannot be used, and its connections.
+"""The file index.db: opening it, building it anew when it is damaged or none of ours, and its connections.
+
+What is put aside for a new one is kept beside it, until the next is. What a newer program wrote is refused.
 
 Readers take a connection from a small pool: threads that answer the kernel come and go, so `threading.local` would open
 many. Every connection is in autocommit mode: a reader's statement sees one whole snapshot, and the writer says BEGIN
-itself.
+itself. Where somebody deletes the file or puts another in its place, what is known lives on in the connections that
+have it open, as long as they do.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from runicornfs.catalog.schema import SCHEMA, SCHEMA_VERSION, TABLES
-from runicornfs.errors import NoSpace, RunicornFSError
+from runicornfs.errors import NoSpace, Refused, RunicornFSError
 
 log = logging.getLogger("runicornfs.catalog")
 
 # Idle connections that are kept; some threads answer the kernel at a time.
 IDLE_READERS = 16
+# Connections that are open from the start, for when no other can be opened any more: one for each read inside a read.
+FIRST_READERS = 4
+# How often a read that can open none looks for one that has come back.
+POLL_S = 0.005
 # How long one connection waits for another's lock. Only the checkpoint of WAL ever takes one that readers meet.
 BUSY_TIMEOUT_S = 30.0
 # KiB of pages that the writer keeps. What a manifest brings is appended; rows at random places are those of artifacts
@@ -41,6 +49,7 @@ class Database:
         self._damage = Path(f"{path}-damaged")  # a marker: SQLite met damage here, the next start begins anew
         self._writer: sqlite3.Connection | None = None
         self._idle: deque[sqlite3.Connection] = deque()
+        self._file: tuple[int, int] | None = None  # device and inode of what the first reader opened
         self._closed = False
 
     @property
@@ -50,20 +59,22 @@ class Database:
         return self._writer
 
     def write(self) -> None:
-        """Opens the file for writing, or creates it (0600); one that cannot be used is built anew.
+        """Opens the file for writing, or creates it (0600); one that is damaged, or none of ours, is built anew.
 
-        Raises sqlite3.Error and OSError where not even a new one can be made.
+        Raises Refused where a newer program wrote it; NoSpace, RunicornFSError and OSError where not even a new one can
+        be made.
         """
-        try:
-            if self._damage.exists():
-                raise _Unusable("it was found damaged")
-            self._writer = _open(self.path)
-        except (_Unusable, sqlite3.DatabaseError) as error:
-            if not isinstance(error, _Unusable) and not _is_damage(error):
-                raise
-            log.warning("%s is built anew: %s", self.path, error)
-            self._remove()
-            self._writer = _open(self.path)
+        with self.translated():
+            try:
+                if self._damage.exists():
+                    raise _Unusable("it was found damaged")
+                self._writer = _open(self.path)
+            except (_Unusable, IsADirectoryError, sqlite3.DatabaseError) as error:
+                if isinstance(error, sqlite3.DatabaseError) and not _is_damage(error):
+                    raise
+                log.warning("%s is built anew: %s", self.path, error)
+                self._put_aside()
+                self._writer = _open(self.path)
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
@@ -71,8 +82,8 @@ class Database:
         try:
             connection = self._idle.pop()  # the one used last: its pages are warm
         except IndexError:
-            connection = _connect(self.path)
-            connection.execute("PRAGMA query_only = 1")
+            with self.translated():
+                connection = self._another()
         try:
             with self.translated():
                 yield connection
@@ -105,16 +116,17 @@ class Database:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turns SQLite's errors into ours where a person can help: NoSpace, or RunicornFSError for a damaged file."""
+        """Turns SQLite's errors into ours: NoSpace where the disk is full, else RunicornFSError."""
         try:
             yield
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
-                self._damage.touch(mode=0o600)
+                with suppress(OSError):
+                    self._damage.touch(mode=0o600)
                 raise RunicornFSError(f"{self.path} is damaged ({error}): the next start builds it anew") from error
             if "disk is full" in str(error):
-                raise NoSpace(f"{self.path} cannot grow: {error}") from error
-            raise
+                raise NoSpace(f"the disk is full: {self.path} cannot grow") from error
+            raise RunicornFSError(f"{self.path} cannot be used: {error}") from error
 
     def close(self) -> None:
         """Connections that are in use are closed when they come back."""
@@ -125,9 +137,25 @@ class Database:
         if self._writer is not None:
             self._writer.close()
 
-    def _remove(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
+    def _another(self) -> sqlite3.Connection:
+        """A new connection to the file, or one that has come back."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while self._file is not None and _file_of(self.path) != self._file:
+            with suppress(IndexError):
+                return self._idle.pop()
+            if time.monotonic() > deadline:
+                raise RunicornFSError(f"{self.path} was deleted or replaced by another file: start runicornfs anew")
+            time.sleep(POLL_S)
+        if self._file is None:
+            self._idle.extend(_reading(self.path) for _ in range(FIRST_READERS - 1))
+            self._file = _file_of(self.path)
+        return _reading(self.path)
+
+    def _put_aside(self) -> None:
+        for suffix in ("-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self.path.rename(f"{self.path}.aside")
         self._damage.unlink(missing_ok=True)
 
 
@@ -140,8 +168,30 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return "malformed" in str(error) or "not a database" in str(error)
 
 
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Which file stands there; None where none does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    """Raises sqlite3.Error where there is no such file."""
+    name = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(name, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    try:
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute("SELECT 1 FROM meta LIMIT 1").fetchone()  # only now the file is opened
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -154,8 +204,13 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and tables == 0:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if version > SCHEMA_VERSION and "meta" in tables:
+            raise Refused(
+                f"{path} was written by a newer runicornfs (schema {version}, this one knows {SCHEMA_VERSION}):"
+                " use that one, name another folder with --cache-dir, or move the file away, and a sync builds it anew"
+            )
+        if version == 0 and not tables:
             connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise _Unusable(f"it has schema {version}, not {SCHEMA_VERSION}")

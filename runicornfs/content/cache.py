@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,9 @@ class ContentCache:
     def open(self, identity: Identity, given: bool = False) -> CachedReader:
         """See `contents.Contents`. Also raises OSError where the cache's file cannot be opened."""
         entry = self._table.open(identity)
+        generation = entry.generation
+        if entry.whole and entry.fd >= 0 and os.fstat(entry.fd).st_size != entry.size:
+            self._verifier.corrupt(entry, generation)  # somebody else has cut it off while it was open
         reader = CachedReader(entry, self._fetcher)
         if given:
             entry.given = True

@@ -93,6 +93,10 @@ class Journal:
             return self._connection.execute(query, parameters).fetchall()
 
 
+class _Newer(Exception):
+    """The journal is that of a program that came after this one."""
+
+
 def _open(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -100,6 +104,9 @@ def _open(path: Path) -> sqlite3.Connection:
     except (sqlite3.OperationalError, OSError) as error:
         # Another process has it, or the disk is full: no reason not to download.
         log.info("%s is not used (%s): the tasks of this process end with it", path, error)
+        return _connect(":memory:")
+    except _Newer as error:
+        log.warning("%s is left alone (%s): the tasks of this process end with it", path, error)
         return _connect(":memory:")
     except sqlite3.DatabaseError as error:
         log.warning("%s cannot be used and begins anew: %s", path, error)
@@ -117,6 +124,8 @@ def _connect(name: str) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        elif version > FORMAT:
+            raise _Newer(f"a newer runicornfs wrote it, in format {version}")
         elif version != FORMAT:
             raise sqlite3.DatabaseError(f"it has format {version}, not {FORMAT}")
         with closing(connection.execute(f"SELECT {_COLUMNS} FROM tasks")) as rows:

@@ -49,7 +49,7 @@ class Manager:
         """Makes an edit (see `runicornfs.store.edits`) of the artifact whose folder is named, and shows it; returns
         what should be known of how it went. Touches the network.
 
-        Raises NotFound, Conflict, InvalidInput, MalformedRecord, NoSpace and ServerErrors, with nothing changed;
+        Raises NotFound, Conflict, InvalidInput, MalformedRecord and ServerErrors, with nothing changed;
         ConnectionLost and TimedOut leave open whether something was.
         """
         with self._in_turn():
@@ -59,15 +59,22 @@ class Manager:
                 self._resync()
                 notes.append("it is shown after the next sync, which has begun")
             else:
-                self._show(artifact, done.events)
+                notes += self._show(artifact, done.events)
         if edit["action"] == DELETE_FOR_GOOD:
             notes += self._sweep(artifact)
         return notes
 
-    def _show(self, artifact: str, events: list[Event]) -> None:
+    def _show(self, artifact: str, events: list[Event]) -> list[str]:
+        """What is to be said where it is made and cannot be shown."""
         observed = (event for event in events if isinstance(event, Observed))
         gone = (event.path for event in events if isinstance(event, Gone))
-        self._amended(self._catalog.amend(artifact, observed, gone))
+        try:
+            self._amended(self._catalog.amend(artifact, observed, gone))
+        except RunicornFSError as error:  # such as a disk of this machine that is full
+            log.warning("a change of %s is made, and cannot be shown before the next sync: %s", artifact, error)
+            self._resync()
+            return [f"it is made, and shown after a sync that succeeds: {error}"]
+        return []
 
     def _sweep(self, artifact: str) -> list[str]:
         """Files that are not removed when nobody waits any longer are removed behind the answer."""

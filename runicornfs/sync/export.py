@@ -8,6 +8,7 @@ and everything is written again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -19,6 +20,8 @@ from runicornfs.errors import NotFound
 log = logging.getLogger("runicornfs.sync")
 
 MARKER = ".being-written"
+# The disk itself takes no more: what fails one document would fail all others, too.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class MetadataExport:
@@ -46,13 +49,23 @@ class MetadataExport:
         except OSError as error:
             log.warning("cannot remove the export in %s: %s", self._folder, error.strerror)
 
-    def begin(self) -> None:
-        """Called before the commit whose changes will be exported."""
-        _make_private(self._folder)
-        (self._folder / MARKER).touch(mode=0o600)
+    def begin(self) -> bool:
+        """Called before the commit whose changes will be exported. False where nothing can be written: what there is
+        goes then, since it will be out of date, and a later sync writes everything."""
+        try:
+            _make_private(self._folder)
+            (self._folder / MARKER).touch(mode=0o600)
+        except OSError as error:
+            log.warning("the store's records are not exported to %s: %s", self._folder, error.strerror)
+            self.remove()
+            return False
+        return True
 
     def write(self, changed: Iterable[tuple[str, int | None]]) -> None:
-        """Brings the files of the changed documents (path, id; None: gone) up to date, then removes the marker."""
+        """Brings the files of the changed documents (path, id; None: gone) up to date, then removes the marker.
+
+        It stays where the disk took no more, and the next sync writes everything.
+        """
         for path, document in changed:
             target = self._folder / exported_path(path)
             try:
@@ -63,16 +76,24 @@ class MetadataExport:
             except NotFound:
                 pass  # an edit has replaced it since, and is exported after this
             except OSError as error:  # the export is a convenience: it never fails a sync
+                if error.errno in _OF_THE_DISK:
+                    log.warning("the export to %s was not completed: %s", self._folder, error.strerror)
+                    return
                 log.warning("cannot export %s: %s", target, error.strerror)
-        (self._folder / MARKER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what stays for the next sync costs only time
+            (self._folder / MARKER).unlink(missing_ok=True)
 
     def _replace(self, target: Path, content: bytes) -> None:
         _make_private(target.parent)
         temporary = target.parent / f".{os.getpid()}.part"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        temporary.replace(target)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _remove(self, target: Path) -> None:
         target.unlink(missing_ok=True)

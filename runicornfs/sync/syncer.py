@@ -17,7 +17,7 @@ from typing import Literal
 
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes, Update
-from runicornfs.errors import Interrupted, RunicornFSError
+from runicornfs.errors import Interrupted, NoSpace, RunicornFSError
 from runicornfs.remote.events import Event, Gone, Notice, Plan
 from runicornfs.store.observed import Observed
 from runicornfs.sync.export import MetadataExport
@@ -48,10 +48,14 @@ class SyncRun:
 class Syncer:
     """Thread-safe. `_lock` protects all that changes; it is never held while a sync works."""
 
-    def __init__(self, catalog: Catalog, scan: Scan, export: MetadataExport) -> None:
+    def __init__(
+        self, catalog: Catalog, scan: Scan, export: MetadataExport, make_room: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`make_room()` is asked to free some of a full disk, and says whether it has; a sync tries once more then."""
         self._catalog = catalog
         self._scan = scan
         self._export = export
+        self._make_room = make_room
         self._tracker = ProgressTracker()
         self._exporting = threading.Lock()
         self._lock = threading.Lock()
@@ -174,7 +178,13 @@ class Syncer:
 
     def _work(self, run: SyncRun, scan: Scan) -> None:
         try:
-            self._sync(run, scan)
+            try:
+                self._sync(run, scan)
+            except NoSpace:
+                if run.committed.is_set() or not self._make_room():
+                    raise
+                self._tracker.start()
+                self._sync(run, scan)
         except Exception as error:  # whoever waits for the run gets it; nobody may wait at all
             if run.committed.is_set():
                 log.exception("the export of a sync failed")
@@ -216,7 +226,8 @@ class Syncer:
         is_complete = self._export.is_complete
         if is_complete and nothing_new:
             return None
-        self._export.begin()
+        if not self._export.begin():
+            return None
         return "changed" if is_complete else "all"
 
     def _commit(self, run: SyncRun, update: Update, started: float | None) -> Changes:

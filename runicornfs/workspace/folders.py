@@ -6,6 +6,7 @@ second port or root of the same host and user gets a folder of its own and nothi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -36,7 +37,11 @@ class StoreFolder:
         except OSError as error:
             raise Refused(f"the cache folder {path} cannot be used: {error.strerror}") from None
         self.owned = False
-        self.own()
+        try:
+            self.own()
+        except OSError as error:  # a file system without locks
+            os.close(self._lock)
+            raise Refused(f"the cache folder {path} cannot be locked: {error.strerror}") from None
 
     @classmethod
     def find(cls, cache_dir: Path, name: str, identity: dict[str, object]) -> StoreFolder | None:
@@ -74,8 +79,9 @@ class StoreFolder:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            os.truncate(self._lock, 0)
-            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+            with contextlib.suppress(OSError):  # a full disk: it is for messages only
+                os.truncate(self._lock, 0)
+                os.pwrite(self._lock, str(os.getpid()).encode(), 0)
             self.owned = True
         return True
 
@@ -131,9 +137,13 @@ def _choose(base: Path, name: str, identity: dict[str, object]) -> Path:
         file = path / IDENTITY_FILE
         if not file.exists():
             part = path / f"{IDENTITY_FILE}.{os.getpid()}"  # another process may read it at this moment
-            part.touch(mode=0o600)
-            part.write_text(json.dumps(identity, sort_keys=True))
-            part.replace(file)
+            try:
+                part.touch(mode=0o600)
+                part.write_text(json.dumps(identity, sort_keys=True))
+                part.replace(file)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
         if _identity(path) == identity:
             return path
     raise Refused(f"the cache folder {base / name} is damaged: move it away")

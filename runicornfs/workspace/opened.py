@@ -129,7 +129,7 @@ class OpenedStore:
     def _own(self, contents: Contents) -> None:
         """This process syncs from now on, and answers to others."""
         export = MetadataExport(self.folder.metadata, self.catalog.document)
-        syncer = self._syncer = Syncer(self.catalog, self._origin.scan, export)
+        syncer = self._syncer = Syncer(self.catalog, self._origin.scan, export, lambda: _make_room(contents))
         manager = Manager(self.catalog, self._origin.editor, syncer.export, syncer.start)
         upkeep = self.upkeep = OwnUpkeep(syncer, self.server, manager)
         self._role.callback(syncer.join)
@@ -200,6 +200,14 @@ class OpenedStore:
         if isinstance(self.contents, HandoverContents):
             self.contents.switch(guest)
         self._follow(guest)
+
+
+def _make_room(contents: Contents) -> bool:
+    """The index comes before contents: whether some of those that are cached could go."""
+    try:
+        return contents.cleanup().size_bytes > 0
+    except RunicornFSError:
+        return False
 
 
 def _join(folder: StoreFolder) -> GuestContents:

@@ -124,6 +124,9 @@ def open_nothing() -> OpenedStore:
 def _opened(origin: Origin, folder: StoreFolder) -> OpenedStore:
     try:
         return OpenedStore(origin, folder)
+    except OSError as error:
+        folder.close()
+        raise Refused(f"the cache folder {folder.path} cannot be used: {error.strerror}") from error
     except BaseException:
         folder.close()
         raise
@@ -144,7 +147,10 @@ def _connect(server: Server, scan: ServerScan, synced: bool) -> None:
 def _was_synced(folder: StoreFolder) -> bool:
     if not folder.index.exists():
         return False
-    catalog = Catalog.open(folder.index)
+    try:
+        catalog = Catalog.open(folder.index)
+    except OSError as error:
+        raise Refused(f"the cache folder {folder.path} cannot be used: {error.strerror}") from error
     try:
         return catalog.last_sync() is not None
     finally:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runicornfs.catalog.catalog import Catalog
+from runicornfs.catalog.database import FIRST_READERS
 from runicornfs.catalog.schema import SCHEMA_VERSION
-from runicornfs.errors import NoSpace, RunicornFSError
+from runicornfs.errors import NoSpace, Refused, RunicornFSError
 from tests.unit.observing import a_version, apply, document, index, tree
 
 NET = "artifacts/model/net"
@@ -75,12 +77,81 @@ def test_a_file_that_is_no_database_is_replaced_and_reported(
 def test_a_database_of_another_schema_is_replaced_and_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     filled(path)
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
     connection.close()
     catalog = Catalog.open(path)
     assert catalog.children("") == []
-    assert f"it has schema {SCHEMA_VERSION + 1}" in caplog.text
+    assert f"it has schema {SCHEMA_VERSION - 1}" in caplog.text
     catalog.close()
+
+
+@pytest.mark.promise("C11")
+def test_a_database_that_a_newer_program_wrote_is_refused_and_left_alone(path: Path) -> None:
+    filled(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(Refused, match="a newer runicornfs .*--cache-dir"):
+        Catalog.open(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.promise("C11")
+@pytest.mark.parametrize("thing", ["text", "folder", "another program's", "nothing"])
+def test_what_is_no_index_is_put_aside(path: Path, caplog: pytest.LogCaptureFixture, thing: str) -> None:
+    aside = path.with_name("index.db.aside")
+    if thing == "text":
+        path.write_bytes(b"a letter" * 1000)
+    elif thing == "folder":
+        path.mkdir()
+    elif thing == "another program's":
+        with sqlite3.connect(path) as connection:
+            connection.executescript("CREATE TABLE places (url TEXT); PRAGMA user_version = 77")
+        connection.close()
+    else:
+        path.write_bytes(b"")
+    for _ in range(2):
+        catalog = Catalog.open(path)
+        apply(catalog, *STORE)
+        catalog.close()
+    assert aside.is_dir() == (thing == "folder")
+    assert aside.exists() == (thing != "nothing")
+    assert caplog.text.count("is built anew") == (thing != "nothing")
+
+
+def test_the_log_of_another_database_does_no_harm(path: Path, tmp_path: Path) -> None:
+    """Of a file that was deleted alone, or put back from a copy that is older."""
+    catalog = Catalog.open(path)
+    apply(catalog, *STORE)
+    log = path.with_name("index.db-wal").read_bytes()
+    catalog.close()
+    path.unlink()
+    path.with_name("index.db-wal").write_bytes(log)
+    catalog = Catalog.open(path)
+    assert catalog.children("") == []
+    apply(catalog, *STORE)
+    catalog.close()
+
+
+@pytest.mark.promise("C5")
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_is_known_outlives_the_file_for_as_long_as_it_is_open(path: Path, replaced: bool) -> None:
+    catalog = Catalog.open(path)
+    apply(catalog, *STORE)
+    before = tree(catalog)
+    for file in list(path.parent.glob("index.db*")):
+        file.unlink()
+    if replaced:
+        Catalog.open(path).close()
+    with ThreadPoolExecutor(16) as threads:
+        assert all(seen == before for seen in threads.map(lambda _: tree(catalog), range(50)))
+    apply(catalog, document("runs/r1/summary.json", {"text": "x"}))
+    assert catalog.lookup("runs/r1/summary.json") is not None
+    catalog.close()
+    again = Catalog.open(path)
+    assert again.children("") == []
+    again.close()
 
 
 def damage(path: Path, holding: bytes = b"") -> None:
@@ -142,7 +213,7 @@ def test_readers_keep_their_connections_for_the_next_one(path: Path) -> None:
     catalog = Catalog.open(path)
     for _ in range(3):
         catalog.lookup("")
-    assert len(catalog._database._idle) == 1
+    assert len(catalog._database._idle) == FIRST_READERS
     catalog.close()
 
 

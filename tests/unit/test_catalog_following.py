@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from runicornfs.catalog import history
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes
+from runicornfs.errors import RunicornFSError
 from tests.unit.observing import a_version, apply, document, index, plain_file
 
 NET = "artifacts/model/net"
@@ -38,8 +38,9 @@ def heard(catalog: Catalog) -> list[Changes]:
 
 
 def test_there_is_nothing_to_follow_before_somebody_writes(tmp_path: Path) -> None:
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(RunicornFSError, match=r"index\.db cannot be used"):
         Catalog.follow(tmp_path / "index.db")
+    assert not (tmp_path / "index.db").exists()
 
 
 def test_it_sees_every_snapshot_at_once(writer: Catalog, follower: Catalog) -> None:

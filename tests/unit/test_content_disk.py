@@ -317,6 +317,22 @@ def test_what_somebody_else_has_changed_is_not_served(
     assert counted(cache) == (len(content), len(content))
 
 
+@pytest.mark.promise("C5")
+def test_a_file_that_is_cut_off_while_it_is_open_is_whole_for_who_opens_it_next(
+    caches: Caches, server: FakeTransfers, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = server.add("a", FILE)
+    cache = caches.open()
+    dropped: list[str] = []
+    cache.on_dropped(dropped.append)
+    reader = cache.open(identity)
+    reader.read(0, len(FILE))
+    os.truncate(only_file(caches), 5)
+    assert read_all(cache, identity) == FILE
+    assert dropped == [identity.key]
+    reader.close()
+
+
 def test_a_file_that_was_only_touched_is_checked_and_not_fetched_again(
     caches: Caches, server: FakeTransfers, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +59,22 @@ def test_a_second_one_keeps_its_tasks_to_itself(tmp_path: Path) -> None:
     again = Journal(tmp_path)
     assert again.downloads() == []
     again.close()
+
+
+def test_one_that_a_newer_program_wrote_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(tmp_path)
+    journal.put(DOWNLOAD)
+    journal.close()
+    path = tmp_path / FILE_NAME
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    journal = Journal(tmp_path)
+    assert journal.downloads() == []
+    journal.put(DOWNLOAD)
+    journal.close()
+    assert path.read_bytes() == before
+    assert "newer runicornfs" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"no database at all" * 100, b""])

@@ -18,6 +18,7 @@ from runicornfs.store import edits
 from runicornfs.store.observed import Observed
 from runicornfs.sync.export import MetadataExport
 from runicornfs.sync.syncer import Syncer, SyncRun
+from tests.disks import fill_up, free, small_disk
 from tests.unit.observing import a_version, document, index
 from tests.waiting import wait_until
 
@@ -203,6 +204,28 @@ def test_an_edit_of_which_nothing_was_heard_is_shown_by_a_sync(world: World) -> 
     (note,) = world.manager.edit(NET, ALIAS)
     assert "next sync" in note
     wait_until(lambda: world.links() == ["best", "latest"], "the sync")
+
+
+def test_an_edit_that_is_made_and_cannot_be_kept_here_says_both_and_is_shown_by_a_sync(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        world = World(disk)
+        world.sync()
+        records = "x" * 500_000
+        world.done = lambda: Done(
+            [], [an_index("latest", "best", token=b"1"), document(f"{NET}/v1/more.json", records)]
+        )
+        fill_up(disk)
+        (note,) = world.manager.edit(NET, ALIAS)
+        assert "it is made, and shown after a sync that succeeds: the disk is full" in note
+        free(disk)
+        world.scan = lambda: [an_index("latest", "best", token=b"1")]
+        world.sync()
+        assert world.links() == ["best", "latest"]
+        world.syncer.cancel()
+        world.syncer.join()
+        world.catalog.close()
 
 
 def test_files_that_could_not_be_removed_are_said(world: World) -> None:

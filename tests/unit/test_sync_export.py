@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from pathlib import Path
 
 import pytest
 
 from runicornfs.sync.export import MetadataExport
+from tests.disks import fill_up, free, small_disk
 
 DOCUMENTS = {1: b'{"a": 1}', 2: b'{"b": 2}'}
 
@@ -60,6 +62,39 @@ def test_a_file_in_the_way_costs_that_document_only(
     export.write([("artifacts/model/net/versions.json", 1), ("p/e/runs/r/meta.json", 2)])
     assert (folder / "experiments/p/e/runs/r/meta.json").exists()
     assert "cannot export" in caplog.text
+
+
+def test_a_full_disk_leaves_it_incomplete_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        export = MetadataExport(disk / "metadata", lambda id: b"x" * 100_000)
+        changed = [(f"artifacts/model/net/v{number}/metadata.json", number) for number in range(4)]
+        assert export.begin()
+        fill_up(disk)
+        export.write(changed)
+        assert not export.is_complete
+        assert caplog.text.count("not completed: No space left") == len(caplog.records) == 1
+        assert not list((disk / "metadata").rglob("*.part"))
+        free(disk)
+        assert export.begin()
+        export.write(changed)
+        assert export.is_complete
+
+
+def test_without_room_for_the_marker_what_will_be_out_of_date_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk", "1m", "nr_inodes=8") as disk:
+        export = MetadataExport(disk / "metadata", lambda id: b"old")
+        export.begin()
+        export.write([("artifacts/versions.json", 1)])
+        for number in range(8):
+            with contextlib.suppress(OSError):
+                (disk / f"other {number}").touch()
+        assert not export.begin()
+        assert not export.is_complete
+        assert not (disk / "metadata").exists()
+        assert "not exported" in caplog.text
+        assert export.begin()
 
 
 def test_an_export_that_was_removed_is_not_complete(export: MetadataExport, folder: Path) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes
-from runicornfs.errors import Interrupted, Unreachable
+from runicornfs.errors import Interrupted, NoSpace, Unreachable
 from runicornfs.remote.events import Event, Gone, Notice, Plan
 from runicornfs.store.observed import Observed, ObservedKind
 from runicornfs.sync.export import MetadataExport
 from runicornfs.sync.syncer import Syncer, SyncRun
+from tests.disks import fill_up, free, small_disk
 from tests.waiting import wait_until
 
 META = Observed("runs/r1/meta.json", ObservedKind.DOCUMENT, b"1", 2, 0, b"{}")
@@ -51,6 +52,46 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.syncer.cancel()
     world.syncer.join()
     world.catalog.close()
+
+
+@pytest.mark.promise("S2")
+@pytest.mark.parametrize("room", [True, False])
+def test_a_full_disk_keeps_what_was_shown_unless_room_can_be_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, room: bool
+) -> None:
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        catalog = Catalog.open(disk / "index.db")
+        answer: list[Event] = [META]
+
+        def make_room() -> bool:
+            if room:
+                free(disk)
+            return room
+
+        syncer = Syncer(
+            catalog, lambda known: iter(answer), MetadataExport(disk / "metadata", catalog.document), make_room
+        )
+        first = syncer.start()
+        first.wait(first.finished, 20)
+        shown = catalog.children("runs/r1")
+        answer.append(Observed("runs/r2/summary.json", ObservedKind.DOCUMENT, b"1", 0, 0, b"[0]" + b" " * 500_000))
+        fill_up(disk)
+        run = syncer.start()
+        if room:
+            run.wait(run.finished, 20)
+        else:
+            with pytest.raises(NoSpace, match="the disk is full"):
+                run.wait(run.finished, 20)
+            assert "the disk is full" in syncer.progress.errors[-1]
+            assert catalog.children("runs/r2") == []
+            free(disk)
+            again = syncer.start()
+            again.wait(again.finished, 20)
+        assert catalog.children("runs/r1") == shown
+        assert catalog.lookup("runs/r2/summary.json") is not None
+        syncer.cancel()
+        syncer.join()
+        catalog.close()
 
 
 def test_what_was_seen_is_shown_and_told(world: World) -> None:
