@@ -3,6 +3,7 @@ that a client command answers at once."""
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from runicornfs.cli.parameters import LaunchOptions
 
 def main() -> None:
     """The console script. Exit status: 0 done, 1 it failed, 2 the command line was wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may be what the terminal's encoding cannot say
+            stream.reconfigure(errors="backslashreplace")
     cli(obj=Launchers(launch=_launch, demo=_demo), prog_name="runicornfs")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import Any
 
 import click
 
-from runicornfs.cli import display
+from runicornfs.cli import answers, display
 from runicornfs.cli.client import ApiClient
 from runicornfs.cli.options import api_option, json_option, type_option
 from runicornfs.errors import Refused, RunicornFSError
@@ -30,9 +28,9 @@ def cache(context: click.Context) -> None:
 @api_option
 def status(as_json: bool = False, api: str | None = None) -> None:
     """How large the cache is and how well it serves."""
-    answer = ApiClient(api).get("/api/remote/cache")
+    answer = ApiClient(api).get("/api/remote/cache", answers.Cache)
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(display.as_json(answer))
         return
     click.echo(f"Size:      {used(answer)}")
     click.echo(f"Files:     {answer['files']} ({answer['verified_files']} verified, {answer['partial_files']} partial)")
@@ -55,10 +53,10 @@ def status(as_json: bool = False, api: str | None = None) -> None:
 def list_files(sort: str, limit: int, as_json: bool, api: str | None) -> None:
     """What is cached, and what is pinned."""
     client = ApiClient(api)
-    files = client.get("/api/remote/cache/files", sort=sort, limit=str(limit))["files"]
-    pins = client.get("/api/remote/cache/pins")["pins"]
+    files = client.get("/api/remote/cache/files", answers.CachedFiles, sort=sort, limit=str(limit))["files"]
+    pins = client.get("/api/remote/cache/pins", answers.Pins)["pins"]
     if as_json:
-        click.echo(json.dumps({"files": files, "pins": pins}, indent=2, ensure_ascii=False))
+        click.echo(display.as_json({"files": files, "pins": pins}))
         return
     click.echo(_file_table(files))
     if pins:
@@ -72,7 +70,7 @@ def cleanup(api: str | None) -> None:
 
     What was not used for the longest goes first.
     """
-    click.echo(ApiClient(api).post("/api/remote/cache/cleanup")["message"])
+    click.echo(ApiClient(api).post("/api/remote/cache/cleanup", answers.Done)["message"])
 
 
 @cache.command()
@@ -89,9 +87,9 @@ def clear(yes: bool, force: bool, api: str | None) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise Refused("nothing was removed, since nobody can be asked here: say --yes")
-        size = display.size(client.get("/api/remote/cache")["size_bytes"])
+        size = display.size(client.get("/api/remote/cache", answers.Cache)["size_bytes"])
         click.confirm(f"Remove {size} of cached contents, the exported records and finished downloads?", abort=True)
-    click.echo(client.post("/api/remote/cache/clear", {"force": force})["message"])
+    click.echo(client.post("/api/remote/cache/clear", answers.Done, {"force": force})["message"])
 
 
 @cache.command()
@@ -103,11 +101,11 @@ def verify(api: str | None) -> None:
     """
     client = ApiClient(api)
     bar = display.Bar("checking")
-    state = client.post("/api/remote/cache/verify")["verify"]
+    state = client.post("/api/remote/cache/verify", answers.Verifying)["verify"]
     while state["status"] == "running":
         bar.show(state["checked_bytes"], state["total_bytes"], f"{state['checked_files']}/{state['total_files']} files")
         time.sleep(POLL_S)
-        state = client.get("/api/remote/cache")["verify"]
+        state = client.get("/api/remote/cache", answers.Cache)["verify"]
     bar.close()
     if state["status"] != "completed":
         raise RunicornFSError(f"The check was given up: {state['error']}")
@@ -129,7 +127,7 @@ def pin(version: str, kind: str | None, api: str | None) -> None:
     Its files are never evicted, from now on and once they are fetched; this fetches nothing. An alias is pinned as the
     version that it means now.
     """
-    answer = ApiClient(api).post("/api/remote/cache/pins", {"artifact": version, "type": kind})
+    answer = ApiClient(api).post("/api/remote/cache/pins", answers.Pin, {"artifact": version, "type": kind})
     here, size = display.size(answer["cached_bytes"]), display.size(answer["size_bytes"])
     click.echo(f"pinned {answer['artifact']}: {answer['files']} files, {here} of {size} are here")
     if answer["cached_bytes"] < answer["size_bytes"]:
@@ -142,15 +140,15 @@ def pin(version: str, kind: str | None, api: str | None) -> None:
 @api_option
 def unpin(version: str, kind: str | None, api: str | None) -> None:
     """Let a pinned version go again, when room is needed."""
-    click.echo(ApiClient(api).delete("/api/remote/cache/pins", artifact=version, type=kind)["message"])
+    click.echo(ApiClient(api).delete("/api/remote/cache/pins", answers.Done, artifact=version, type=kind)["message"])
 
 
-def used(cache: dict[str, Any]) -> str:
+def used(cache: answers.Cache) -> str:
     """`1.4MiB of 10.0GiB`."""
     return f"{display.size(cache['size_bytes'])} of {display.size(cache['limit_bytes'])}"
 
 
-def _file_table(files: list[dict[str, Any]]) -> str:
+def _file_table(files: list[answers.CachedFile]) -> str:
     return display.table(
         ["SIZE", "CACHED", "STATE", "PINNED", "USED", "WHERE"],
         [
@@ -167,14 +165,14 @@ def _file_table(files: list[dict[str, Any]]) -> str:
     )
 
 
-def _where(file: dict[str, Any]) -> str:
+def _where(file: answers.CachedFile) -> str:
     first, *others = file["where"] or [f"no longer in the store, was {file['path']}"]
     name = file["path"].rpartition("/")[2]
     label = first if first == file["path"] or not file["where"] else f"{first} {name}"
-    return f"{label} (and {len(others)} more)" if others else str(label)
+    return f"{label} (and {len(others)} more)" if others else label
 
 
-def _pin_table(pins: list[dict[str, Any]]) -> str:
+def _pin_table(pins: list[answers.Pin]) -> str:
     return display.table(
         ["PIN", "FILES", "SIZE", "CACHED"],
         [

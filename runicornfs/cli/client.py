@@ -1,67 +1,127 @@
-"""Talks to a running daemon through its control API."""
+"""Talks to a running daemon through its control API.
+
+Anything may listen at the address that was named: an answer counts when it is JSON of the shape that the call has.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from typing import Any
+import time
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
+from runicornfs.cli.answers import Problem
 from runicornfs.cli.parameters import DEFAULT_API_HOST, DEFAULT_API_PORT
 from runicornfs.errors import AmbiguousName, InvalidInput, NotFound, Refused, RunicornFSError, Unreachable
+from runicornfs.store.paths import shown
 from runicornfs.workspace.running import running_daemons
 
 # The daemon answers from its catalog, on this machine; longer than this means that it hangs.
 TIMEOUT_S = 30.0
+# Bytes of an answer. The files of the largest manifest there may be take less; what does not end is not from us.
+ANSWER_LIMIT = 1024**3
+ANSWER_S = (
+    300.0  # seconds that the whole of it may take: longer than any line needs for it, from this machine or another
+)
 WHERE_IT_IS = "it was printed when it was made, and is kept in ~/.config/runicornfs/token of its account"
-ERRORS = {409: AmbiguousName, 404: NotFound, 422: InvalidInput}
+ERRORS: dict[int, type[RunicornFSError]] = {404: NotFound, 422: InvalidInput}
+
+Answer = TypeVar("Answer")
 
 
 class ApiClient:
-    """One daemon's API. Raises what the API says, as one of our errors."""
+    """One daemon's API. Raises what the API says, as one of our errors. The shapes are those of `answers`: what a call
+    answers is what came, with all that a shape does not name."""
 
     def __init__(self, url: str | None) -> None:
         self._url = _with_scheme(url) if url else find_api()
         self._token = os.environ.get("RUNICORNFS_TOKEN", "").strip()
-        headers = {b"Authorization": f"Bearer {self._token}".encode()} if self._token else {}
-        self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S, trust_env=False, headers=headers)
+        headers = {b"Authorization": b"Bearer " + os.fsencode(self._token)} if self._token else {}
+        try:
+            self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S, trust_env=False, headers=headers)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(f"{shown(self._url)} is no address of a runicornfs: {error}") from None
 
-    def get(self, path: str, **parameters: str | None) -> Any:
-        return self._call("GET", path, parameters)
+    def get(self, path: str, shape: type[Answer], **parameters: str | None) -> Answer:
+        return self._call("GET", path, shape, parameters)
 
-    def post(self, path: str, body: dict[str, object] | None = None, /, **parameters: str | None) -> Any:
-        return self._call("POST", path, parameters, body)
+    def post(
+        self, path: str, shape: type[Answer], body: dict[str, object] | None = None, /, **parameters: str | None
+    ) -> Answer:
+        return self._call("POST", path, shape, parameters, body)
 
-    def delete(self, path: str, **parameters: str | None) -> Any:
-        return self._call("DELETE", path, parameters)
+    def delete(self, path: str, shape: type[Answer], **parameters: str | None) -> Answer:
+        return self._call("DELETE", path, shape, parameters)
 
     def _call(
-        self, method: str, path: str, parameters: dict[str, str | None], sent: dict[str, object] | None = None
-    ) -> Any:
+        self,
+        method: str,
+        path: str,
+        shape: type[Answer],
+        parameters: dict[str, str | None],
+        sent: dict[str, object] | None = None,
+    ) -> Answer:
         given = {name: value for name, value in parameters.items() if value is not None}
         try:
-            response = self._http.request(method, path, params=given, json=sent)
-            body = response.json()
+            status, text = self._exchange(method, path, given, sent)
+            body = json.loads(text)
         except httpx.TransportError:
             raise Unreachable(
                 f"no runicornfs answers at {self._url}: start one with `runicornfs mount`, or say where with --api"
             ) from None
-        except ValueError:
-            raise RunicornFSError(f"what answers at {self._url} is not runicornfs") from None
-        if response.status_code in (401, 403):
-            raise Refused(self._what_to_do(body))
-        if response.is_error:
-            raise _error(response.status_code, body)
-        return body
+        except (httpx.DecodingError, ValueError, RecursionError):
+            raise self._stranger() from None
+        if not httpx.codes.is_success(status):
+            raise self._error(status, self._checked(body, Problem))
+        return self._checked(body, shape)
 
-    def _what_to_do(self, refusal: Any) -> str:
-        """A refusal because of who we are."""
-        detail = _detail(refusal)
+    def _checked(self, body: Any, shape: type[Answer]) -> Answer:
+        try:
+            TypeAdapter(shape).validate_python(body)
+        except ValidationError:
+            raise self._stranger() from None
+        answer: Answer = body
+        return answer
+
+    def _exchange(
+        self, method: str, path: str, given: dict[str, str], sent: dict[str, object] | None
+    ) -> tuple[int, bytes]:
+        try:
+            request = self._http.build_request(method, path, params=given, json=sent)
+        except (httpx.InvalidURL, UnicodeEncodeError):
+            raise InvalidInput("what was named is too long, or no text, and so cannot be asked for") from None
+        with contextlib.closing(self._http.send(request, stream=True)) as response:
+            text = bytearray()
+            deadline = time.monotonic() + ANSWER_S
+            for piece in response.iter_bytes():
+                text += piece
+                if len(text) > ANSWER_LIMIT or time.monotonic() > deadline:
+                    raise self._stranger()
+            return response.status_code, bytes(text)
+
+    def _stranger(self) -> RunicornFSError:
+        return RunicornFSError(f"what answers at {self._url} is not runicornfs")
+
+    def _error(self, status: int, problem: Problem) -> RunicornFSError:
+        detail = problem["detail"]
+        if status in (401, 403):
+            return Refused(self._what_to_do(problem))
+        if status == 409 and "types" in problem:
+            return AmbiguousName(detail, problem["types"])
+        return ERRORS.get(status, RunicornFSError)(detail)
+
+    def _what_to_do(self, problem: Problem) -> str:
+        """About a refusal because of who we are."""
         if not self._token:
-            return f"{detail}. Set RUNICORNFS_TOKEN to the token of the runicornfs at {self._url}: {WHERE_IT_IS}"
-        if isinstance(refusal, dict) and refusal.get("code") == "unauthorized":
+            token = f"Set RUNICORNFS_TOKEN to the token of the runicornfs at {self._url}: {WHERE_IT_IS}"
+            return f"{problem['detail']}. {token}"
+        if problem["code"] == "unauthorized":
             return f"RUNICORNFS_TOKEN is not the token of the runicornfs at {self._url}: {WHERE_IT_IS}"
-        return detail
+        return problem["detail"]
 
 
 def find_api() -> str:
@@ -82,15 +142,3 @@ def find_api() -> str:
 def _with_scheme(url: str) -> str:
     """`HOST:PORT` is what `mount` takes and prints, so it will do here, too."""
     return url if "://" in url else f"http://{url}"
-
-
-def _error(status: int, body: Any) -> RunicornFSError:
-    detail = _detail(body)
-    if status == 409 and isinstance(body, dict) and "types" in body:
-        return AmbiguousName(detail, list(body["types"]))
-    kind = ERRORS.get(status, RunicornFSError)
-    return RunicornFSError(detail) if kind is AmbiguousName else kind(detail)
-
-
-def _detail(body: Any) -> str:
-    return str(body.get("detail", body)) if isinstance(body, dict) else str(body)

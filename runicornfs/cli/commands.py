@@ -3,7 +3,7 @@ fills in: the faces know the workspace, not who composes it."""
 
 from __future__ import annotations
 
-import json
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import runicornfs
-from runicornfs.cli import cache, display, downloads, managing
+from runicornfs.cli import answers, cache, display, downloads, managing
 from runicornfs.cli.client import ApiClient
 from runicornfs.cli.launching import launch_options, launched
 from runicornfs.cli.names import ArtifactName
@@ -21,6 +21,7 @@ from runicornfs.cli.options import api_option, json_option, type_option
 from runicornfs.cli.parameters import SOURCE, ApiAddress, LaunchOptions
 from runicornfs.errors import AmbiguousName, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
+from runicornfs.store.paths import printable
 
 # Not looked at by click: what stands there may be a mount whose daemon is gone.
 MOUNTPOINT = click.Path(path_type=Path, readable=False)
@@ -48,8 +49,8 @@ class SyncState:
     errors: list[str]
 
     @classmethod
-    def of(cls, answer: dict[str, Any]) -> SyncState:
-        return cls(**{field.name: answer[field.name] for field in fields(cls)})
+    def of(cls, answer: answers.Progress) -> SyncState:
+        return cls(**{field.name: answer[field.name] for field in fields(cls)})  # type: ignore[literal-required]
 
 
 class Group(click.Group):
@@ -67,9 +68,14 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except AmbiguousName as error:
-            raise click.ClickException(f"{error}, with --type or as TYPE/NAME") from None
+            sentence = f"{error}, with --type or as TYPE/NAME"
         except RunicornFSError as error:
-            raise click.ClickException(str(error)) from None
+            sentence = str(error)
+        except OSError as error:  # standard output is full, the runtime folder cannot be used, …
+            if error.errno == errno.EPIPE:
+                raise  # whoever reads what we say has gone: click ends with status 1
+            sentence = ": ".join(filter(None, [error.filename and str(error.filename), error.strerror or str(error)]))
+        raise click.ClickException(display.one_line(sentence))
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -124,15 +130,17 @@ def sync(full: bool, api: str | None) -> None:
     """Bring the metadata up to date now."""
     client = ApiClient(api)
     shown = display.SyncDisplay()
-    client.post("/api/remote/sync", full="true" if full else None)
-    while (state := SyncState.of(client.get("/api/remote/status")["sync_progress"])).status == "running":
+    client.post("/api/remote/sync", answers.Done, full="true" if full else None)
+    while (
+        state := SyncState.of(client.get("/api/remote/status", answers.Status)["sync_progress"])
+    ).status == "running":
         shown.show(state)
         time.sleep(POLL_S)
     if state.status == "failed":
         raise RunicornFSError(f"Sync failed: {state.errors[-1] if state.errors else 'no reason given'}")
     shown.finish(state)
     for problem in state.errors:
-        click.echo(f"warning: {problem}", err=True)
+        click.echo(f"warning: {printable(problem)}", err=True)
 
 
 @cli.command()
@@ -141,11 +149,11 @@ def sync(full: bool, api: str | None) -> None:
 def status(as_json: bool, api: str | None) -> None:
     """What is connected, synced, cached, mounted and downloaded."""
     client = ApiClient(api)
-    answer = client.get("/api/remote/status")
-    answer["cache"] = client.get("/api/remote/cache")
-    answer["downloads"] = client.get("/api/remote/downloads")
+    answer = client.get("/api/remote/status", answers.Status)
+    here = client.get("/api/remote/cache", answers.Cache)
+    tasks = client.get("/api/remote/downloads", answers.Tasks)
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(display.as_json({**answer, "cache": here, "downloads": tasks}))
         return
     stats = answer["stats"]
     rows = [
@@ -153,13 +161,13 @@ def status(as_json: bool, api: str | None) -> None:
         ("Connection", _connection(answer)),
         ("Last sync", display.moment(stats["last_sync"])),
         ("Artifacts", f"{stats['total_artifacts']}, {display.size(stats['remote_size_bytes'])}"),
-        *([] if answer["mode"] == "local" else [("Cache", cache.used(answer["cache"]))]),
+        *([] if answer["mode"] == "local" else [("Cache", cache.used(here))]),
         *(("Mounted on", mount) for mount in answer["mounts"]),
-        ("Downloads", _downloads(answer["downloads"])),
+        ("Downloads", _downloads(tasks)),
         *([("Error", answer["error"])] if answer["error"] else []),
         *(("Warning", problem) for problem in answer["problems"]),
     ]
-    click.echo("\n".join(f"{name + ':':<12}{value}" for name, value in rows))
+    click.echo("\n".join(f"{name + ':':<12}{printable(value)}" for name, value in rows))
 
 
 @cli.command()
@@ -170,12 +178,12 @@ def mode(wanted: str | None, as_json: bool, api: str | None) -> None:
     """Say or change which store is in use: the one of this machine, or the server's."""
     client = ApiClient(api)
     if wanted is not None:
-        answer = client.post("/api/remote/mode/switch", {"mode": wanted})
-        click.echo(json.dumps(answer, indent=2) if as_json else answer["message"])
+        switched = client.post("/api/remote/mode/switch", answers.Done, {"mode": wanted})
+        click.echo(display.as_json(switched) if as_json else switched["message"])
         return
-    answer = client.get("/api/remote/mode")
+    answer = client.get("/api/remote/mode", answers.Mode)
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(display.as_json(answer))
     elif answer["mode"] == "local":
         click.echo("local")
     else:
@@ -195,20 +203,21 @@ def ls(name: str | None, kind: str | None, deleted: bool, as_json: bool, api: st
     settles a name that stands under several types.
     """
     client = ApiClient(api)
-    if name is None:
-        answer: Any = client.get("/api/artifacts", type=kind)
-        show: Callable[[Any], str] = _artifact_table
+    wanted = None if name is None else ArtifactName.parse(name, kind)
+    if wanted is None:
+        artifacts = client.get("/api/artifacts", list[answers.Artifact], type=kind)
+        click.echo(display.as_json(artifacts) if as_json else _artifact_table(artifacts))
+    elif wanted.version is not None:
+        files = client.get(f"{wanted.path}/v{wanted.number(client)}/files", answers.Files, type=wanted.kind)
+        click.echo(display.as_json(files) if as_json else _file_table(files))
     else:
-        wanted = ArtifactName.parse(name, kind)
-        if wanted.version is not None:
-            answer = client.get(f"{wanted.path}/v{wanted.number(client)}/files", type=wanted.kind)
-            show = _file_table
-        else:
-            answer = client.get(
-                f"{wanted.path}/versions", type=wanted.kind, include_deleted="true" if deleted else None
-            )
-            show = _version_table
-    click.echo(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else show(answer))
+        versions = client.get(
+            f"{wanted.path}/versions",
+            list[answers.Version],
+            type=wanted.kind,
+            include_deleted="true" if deleted else None,
+        )
+        click.echo(display.as_json(versions) if as_json else _version_table(versions))
 
 
 @cli.command()
@@ -228,18 +237,22 @@ for command in (cache.cache, cache.pin, cache.unpin, *downloads.COMMANDS, *manag
     cli.add_command(command)
 
 
-def _connection(answer: dict[str, Any]) -> str:
+def _sync_state(client: ApiClient) -> SyncState:
+    return SyncState.of(client.get("/api/remote/status", answers.Status)["sync_progress"])
+
+
+def _connection(answer: answers.Status) -> str:
     if not answer["source"]:
         return "none yet: connect through the API"
     return f"{answer['status']}{', offline' if answer['offline'] else ''}"
 
 
-def _downloads(answer: dict[str, Any]) -> str:
+def _downloads(answer: answers.Tasks) -> str:
     running, ended = answer["active_count"], answer["total_count"] - answer["active_count"]
     return f"{running or 'none'} running, {ended} ended" if answer["total_count"] else "none"
 
 
-def _artifact_table(artifacts: list[dict[str, Any]]) -> str:
+def _artifact_table(artifacts: list[answers.Artifact]) -> str:
     return display.table(
         ["NAME", "TYPE", "VERSIONS", "LATEST", "SIZE", "UPDATED", "ALIASES"],
         [
@@ -257,7 +270,7 @@ def _artifact_table(artifacts: list[dict[str, Any]]) -> str:
     )
 
 
-def _version_table(versions: list[dict[str, Any]]) -> str:
+def _version_table(versions: list[answers.Version]) -> str:
     return display.table(
         ["VERSION", "FILES", "SIZE", "CREATED", "STATUS", "ALIASES"],
         [
@@ -274,7 +287,7 @@ def _version_table(versions: list[dict[str, Any]]) -> str:
     )
 
 
-def _file_table(answer: dict[str, Any]) -> str:
+def _file_table(answer: answers.Files) -> str:
     files = [
         [display.size(entry["size"]), display.size(entry["cached_bytes"]), entry["path"]] for entry in answer["files"]
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable
@@ -10,8 +11,12 @@ from typing import NoReturn, Protocol
 from pydantic import ByteSize
 from tqdm import tqdm
 
+from runicornfs.store.paths import printable
+
 # Who waits no longer than this needs no bar.
 QUICK_S = 1.0
+# Characters of an error: more than every sentence of ours, less than somebody's name of ten thousand letters.
+LONGEST_SENTENCE = 2000
 
 
 class Progress(Protocol):
@@ -87,9 +92,25 @@ def moment(unix_seconds: float | None) -> str:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """Columns, each as wide as its widest cell."""
-    lines = [head, *rows]
+    """Columns, each as wide as its widest cell. Names are whatever a server says: what could move the cursor or break a
+    line is shown as an escape."""
+    lines = [head, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def as_json(answer: object) -> str:
+    """For scripts: as people read it where standard output can say it, else with escapes."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding if sys.stdout else "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(answer, indent=2)
+    return text
+
+
+def one_line(sentence: str) -> str:
+    """What went wrong, whatever names it quotes."""
+    return printable(sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}…")

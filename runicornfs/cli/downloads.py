@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import click
 
-from runicornfs.cli import display
+from runicornfs.cli import answers, display
 from runicornfs.cli.client import ApiClient
 from runicornfs.cli.names import ArtifactName
 from runicornfs.cli.options import api_option, json_option, type_option
@@ -39,11 +38,11 @@ def get(version: str, target: Path | None, overwrite: bool, kind: str | None, as
     name = ArtifactName.parse(version, kind)
     wanted: dict[str, object] = {"target_dir": None if target is None else str(target), "overwrite": overwrite}
     path = name.path.replace("/api/artifacts/", "/api/remote/download/", 1)
-    started = client.post(f"{path}/v{name.number(client)}", wanted, type=name.kind)
+    started = client.post(f"{path}/v{name.number(client)}", answers.Started, wanted, type=name.kind)
     if "references" in started["message"]:
         click.echo(started["message"], err=True)
     state = _follow(client, started["task_id"], "downloading")
-    click.echo(json.dumps(state, indent=2) if as_json else os.fsencode(state["target_dir"]))
+    click.echo(display.as_json(state) if as_json else os.fsencode(state["target_dir"] or ""))
 
 
 @click.command()
@@ -51,9 +50,9 @@ def get(version: str, target: Path | None, overwrite: bool, kind: str | None, as
 @api_option
 def downloads(as_json: bool, api: str | None) -> None:
     """List the downloads and prefetches of this store."""
-    answer = ApiClient(api).get("/api/remote/downloads")
+    answer = ApiClient(api).get("/api/remote/downloads", answers.Tasks)
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(display.as_json(answer))
         return
     click.echo(_table(answer["downloads"]))
 
@@ -67,15 +66,14 @@ def cancel(task: str, api: str | None) -> None:
     The beginning of TASK will do. Files that are complete stay; what came of the others stays in the cache.
     """
     client = ApiClient(api)
-    tasks = [
-        entry["task_id"] for entry in client.get("/api/remote/downloads")["downloads"] if entry["status"] in ACTIVE
-    ]
-    found = [known for known in tasks if known.startswith(task)]
+    known = client.get("/api/remote/downloads", answers.Tasks)["downloads"]
+    tasks = [entry["task_id"] for entry in known if entry["status"] in ACTIVE]
+    found = [active for active in tasks if active.startswith(task)]
     if not found:
         raise NotFound(f"no download that is under way has a name beginning with {task!r}: see `runicornfs downloads`")
     if len(found) > 1:
         raise RunicornFSError(f"several downloads begin with {task!r}: {', '.join(found)}")
-    click.echo(client.delete(f"/api/remote/download/{found[0]}")["message"])
+    click.echo(client.delete(f"/api/remote/download/{found[0]}", answers.Done)["message"])
 
 
 @click.command()
@@ -98,32 +96,32 @@ def prefetch(
         raise click.UsageError("--check and --evict exclude each other")
     client = ApiClient(api)
     wanted: dict[str, object] = {"artifact": version, "type": kind, "paths": globs, "check": check, "evict": evict}
-    answer = client.post("/api/prefetch", wanted)
-    if not check and not evict:
-        answer = _follow(client, answer["task_id"], "prefetching")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-    elif check:
-        click.echo(_here_table(answer["files"]))
+    if check:
+        checked = client.post("/api/prefetch", answers.Checked, wanted)
+        click.echo(display.as_json(checked) if as_json else _here_table(checked["files"]))
+        if checked["missing_files"]:
+            sys.exit(1)
     elif evict:
-        click.echo(answer["message"])
+        evicted = client.post("/api/prefetch", answers.Done, wanted)
+        click.echo(display.as_json(evicted) if as_json else evicted["message"])
     else:
-        came = answer["total_bytes"] - answer["from_cache_bytes"]
-        sizes = f"{display.size(answer['total_bytes'])} in the cache, {display.size(came)} transferred"
-        click.echo(f"{answer['total_files']} files: {sizes}")
-    if check and answer["missing_files"]:
-        sys.exit(1)
+        task = client.post("/api/prefetch", answers.Started, wanted)["task_id"]
+        state = _follow(client, task, "prefetching")
+        came = state["total_bytes"] - state["from_cache_bytes"]
+        sizes = f"{display.size(state['total_bytes'])} in the cache, {display.size(came)} transferred"
+        click.echo(display.as_json(state) if as_json else f"{state['total_files']} files: {sizes}")
 
 
 COMMANDS = (get, downloads, cancel, prefetch)
 
 
-def _follow(client: ApiClient, task: str, what: str) -> dict[str, Any]:
+def _follow(client: ApiClient, task: str, what: str) -> answers.Task:
     """Shows how far a task is until it has ended; Ctrl-C cancels it. Raises what it failed with."""
     bar = display.Bar(what)
     said = time.monotonic()
+    path = f"/api/remote/download/{quote(task, safe='')}"
     try:
-        while (state := client.get(f"/api/remote/download/{task}/status"))["status"] in ACTIVE:
+        while (state := client.get(f"{path}/status", answers.Task))["status"] in ACTIVE:
             bar.show(state["downloaded_bytes"], state["total_bytes"], _note(state))
             if not sys.stderr.isatty() and time.monotonic() - said >= LINE_EVERY_S:
                 said = time.monotonic()
@@ -131,25 +129,25 @@ def _follow(client: ApiClient, task: str, what: str) -> dict[str, Any]:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         bar.close()
-        client.delete(f"/api/remote/download/{task}")
+        client.delete(path, answers.Done)
         raise RunicornFSError("cancelled: what came stays in the cache for the next time") from None
     bar.close()
     if state["status"] != "completed":
         raise RunicornFSError(state["error"] or "Download cancelled")
-    return dict(state)
+    return state
 
 
-def _note(state: dict[str, Any]) -> str:
+def _note(state: answers.Task) -> str:
     files = f"{state['downloaded_files']}/{state['total_files']} files"
     return f"{files}  {state['waiting'] or (state['current_file'] or state['status'])[-50:]}"
 
 
-def _line(what: str, state: dict[str, Any]) -> str:
+def _line(what: str, state: answers.Task) -> str:
     done, total = display.size(state["downloaded_bytes"]), display.size(state["total_bytes"])
     return f"{what}: {state['progress_percent']:.0f} % ({done} of {total}), {_note(state)}"
 
 
-def _table(entries: list[dict[str, Any]]) -> str:
+def _table(entries: list[answers.Task]) -> str:
     return display.table(
         ["TASK", "ARTIFACT", "STATUS", "DONE", "SIZE", "RATE", "STARTED", "FOLDER"],
         [
@@ -168,7 +166,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     )
 
 
-def _here_table(files: list[dict[str, Any]]) -> str:
+def _here_table(files: list[answers.FileHere]) -> str:
     return display.table(
         ["SIZE", "CACHED", "HERE", "FILE"],
         [

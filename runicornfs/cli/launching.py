@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 import runicornfs
-from runicornfs.cli.parameters import API, CACHE_SIZE, MOUNT_OPTIONS, PATH, SIZE, LaunchOptions
+from runicornfs.cli.parameters import API, CACHE_SIZE, INTERVAL, MOUNT_OPTIONS, PATH, SIZE, LaunchOptions
 from runicornfs.mount.options import MountOptions
 from runicornfs.remote.bulk import Transport
 from runicornfs.workspace.folders import DEFAULT_CACHE_DIR
@@ -38,8 +38,8 @@ _OPTIONS = (
     click.option("--min-free", type=SIZE, help="Leave this much of the disk free [default: 1GiB or 5 %, the smaller]."),
     click.option(
         "--sync-interval",
-        type=click.FloatRange(0),
-        default=600,
+        type=INTERVAL,
+        default="600",
         show_default=True,
         help="Seconds between syncs; 0: never.",
     ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from urllib.parse import quote
 
 import click
 
+from runicornfs.cli import answers
 from runicornfs.cli.client import ApiClient
-from runicornfs.cli.names import ArtifactName
+from runicornfs.cli.names import ArtifactName, as_part
 from runicornfs.cli.options import api_option, type_option
 from runicornfs.errors import InvalidInput, Refused
 
@@ -31,11 +31,13 @@ def delete(version: str, permanent: bool, yes: bool, kind: str | None, api: str 
     if not yes:
         if not sys.stdin.isatty():
             raise Refused("nothing was deleted, since nobody can be asked here: say --yes")
-        where = "locally" if client.get("/api/remote/mode")["mode"] == "local" else "on the server"
+        where = "locally" if client.get("/api/remote/mode", answers.Mode)["mode"] == "local" else "on the server"
         how = " for good, with its files," if permanent else ""
-        kind = name.kind or client.get(f"{name.path}/v{number}")["type"]
+        kind = name.kind or client.get(f"{name.path}/v{number}", answers.VersionType)["type"]
         click.confirm(f"Delete {kind}/{name.name}:v{number}{how} {where}?", abort=True)
-    answer = client.delete(f"{name.path}/v{number}", type=name.kind, permanent="true" if permanent else None)
+    answer = client.delete(
+        f"{name.path}/v{number}", answers.Done, type=name.kind, permanent="true" if permanent else None
+    )
     click.echo(answer["message"])
 
 
@@ -50,7 +52,7 @@ def restore(version: str, kind: str | None, api: str | None) -> None:
     """
     client = ApiClient(api)
     name = ArtifactName.parse(version, kind)
-    click.echo(client.post(f"{name.path}/v{name.number(client)}/restore", type=name.kind)["message"])
+    click.echo(client.post(f"{name.path}/v{name.number(client)}/restore", answers.Done, type=name.kind)["message"])
 
 
 @click.command()
@@ -66,7 +68,7 @@ def alias(version: str, alias: str, kind: str | None, api: str | None) -> None:
     client = ApiClient(api)
     name = ArtifactName.parse(version, kind)
     path = f"{_path(name)}/v{name.number(client)}/alias"
-    click.echo(client.post(path, {"alias": alias}, type=name.kind)["message"])
+    click.echo(client.post(path, answers.Done, {"alias": alias}, type=name.kind)["message"])
 
 
 @click.command()
@@ -79,7 +81,7 @@ def unalias(name: str, alias: str, kind: str | None, api: str | None) -> None:
     artifact = ArtifactName.parse(name, kind)
     if artifact.version is not None:
         raise InvalidInput(f"an alias belongs to the artifact: write {artifact.name} without a version")
-    answer = ApiClient(api).delete(f"{_path(artifact)}/alias/{quote(alias, safe='')}", type=artifact.kind)
+    answer = ApiClient(api).delete(f"{_path(artifact)}/alias/{as_part(alias)}", answers.Done, type=artifact.kind)
     click.echo(answer["message"])
 
 
@@ -95,10 +97,10 @@ def tag(version: str, tags: tuple[str, ...], remove: bool, kind: str | None, api
     name = ArtifactName.parse(version, kind)
     path = f"{_path(name)}/v{name.number(client)}/tags"
     if not remove:
-        click.echo(client.post(path, {"tags": list(tags)}, type=name.kind)["message"])
+        click.echo(client.post(path, answers.Done, {"tags": list(tags)}, type=name.kind)["message"])
         return
     for one in tags:
-        click.echo(client.delete(f"{path}/{quote(one, safe='')}", type=name.kind)["message"])
+        click.echo(client.delete(f"{path}/{as_part(one)}", answers.Done, type=name.kind)["message"])
 
 
 def _path(name: ArtifactName) -> str:

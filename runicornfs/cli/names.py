@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from runicornfs.cli import answers
 from runicornfs.cli.client import ApiClient
 from runicornfs.errors import InvalidInput, NotFound
+from runicornfs.store.fields import VERSION_LIMIT
+from runicornfs.store.paths import shown
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ArtifactName:
     @property
     def path(self) -> str:
         """Of the artifact in the API."""
-        return f"/api/artifacts/{quote(self.name, safe='')}"
+        return f"/api/artifacts/{as_part(self.name)}"
 
     def number(self, client: ApiClient) -> int:
         """Which version is meant now. Raises InvalidInput where none was named, NotFound."""
@@ -41,9 +44,14 @@ class ArtifactName:
             name = f"{self.kind}/{self.name}" if self.kind else self.name
             raise InvalidInput(f"{name} is an artifact: say which version, as {name}:VERSION")
         digits = self.version.removeprefix("v")
-        if digits.isascii() and digits.isdecimal():
+        if digits.isascii() and digits.isdecimal() and len(digits) <= len(str(VERSION_LIMIT)):
             return int(digits)
-        for entry in client.get(f"{self.path}/versions", type=self.kind):
+        for entry in client.get(f"{self.path}/versions", list[answers.Version], type=self.kind):
             if self.version in entry["aliases"]:
-                return int(entry["version"])
-        raise NotFound(f"there is no version or alias {self.version!r}: `runicornfs ls {self.name}` lists them")
+                return entry["version"]
+        raise NotFound(f"there is no version or alias {shown(self.version)}: `runicornfs ls {self.name}` lists them")
+
+
+def as_part(text: str) -> str:
+    """Of a path in the API, whatever a shell has handed over."""
+    return quote(text, safe="", errors="surrogateescape")

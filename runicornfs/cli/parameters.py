@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +13,18 @@ from typing import Any, Generic, TypeVar
 import click
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from runicornfs.cli.display import one_line
 from runicornfs.errors import InvalidInput
 from runicornfs.mount.options import MountOptions
-from runicornfs.remote.address import LocalSource, RemoteSource, parse_source
+from runicornfs.remote.address import LocalSource, RemoteSource, check_host, parse_source
 from runicornfs.remote.bulk import Transport
+from runicornfs.store.fields import NUMBER_LIMIT
+from runicornfs.store.paths import shown
 
 DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 23300
 LEAST_CACHE_SIZE = 1024 * 1024  # bytes: some blocks of 128 KiB for each of a few readers
+LONGEST_INTERVAL_S = 366 * 24 * 3600.0  # threads cannot wait for ever longer
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Value = TypeVar("Value")
@@ -97,15 +102,18 @@ class Parsed(click.ParamType[Value], Generic[Value]):
         try:
             return self._parse(value)
         except InvalidInput as error:
-            self.fail(str(error), param, ctx)
+            self.fail(one_line(str(error)), param, ctx)
 
 
 def parse_size(text: str) -> int:
     """`10GiB`, `500 MB`, `1048576`. Raises InvalidInput."""
     try:
-        return int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        raise InvalidInput(f"{text!r} is no size: write for example 500MB or 10GiB") from None
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        raise InvalidInput(f"{shown(text)} is no size: write for example 500MB or 10GiB") from None
+    if size > NUMBER_LIMIT:
+        raise InvalidInput(f"{shown(text)} is more than any disk has")
+    return size
 
 
 def parse_cache_size(text: str) -> int:
@@ -119,10 +127,22 @@ def parse_cache_size(text: str) -> int:
 def parse_api(text: str) -> ApiAddress:
     """`HOST:PORT`; port 0 takes a free one. Raises InvalidInput."""
     host, colon, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise InvalidInput(f"{text!r} is no HOST:PORT")
-    return ApiAddress(host, int(port), named=True)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not colon or not (port.isascii() and port.isdecimal() and len(port) <= 5) or int(port) > 65535:
+        raise InvalidInput(f"{shown(text)} is no HOST:PORT")
+    return ApiAddress(host and check_host(host), int(port), named=True)
+
+
+def parse_interval(text: str) -> float:
+    """Seconds, 0 for never. Raises InvalidInput."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_INTERVAL_S:
+        raise InvalidInput(f"{shown(text)} is no time between syncs: write seconds, a year at most, or 0 for never")
+    return seconds
 
 
 def parse_path(text: str) -> Path:
@@ -133,6 +153,7 @@ def parse_path(text: str) -> Path:
 PATH = Parsed("path", parse_path)
 SOURCE = Parsed("source", Source.parse)
 SIZE = Parsed("size", parse_size)
+INTERVAL = Parsed("seconds", parse_interval)
 CACHE_SIZE = Parsed("size", parse_cache_size)
 API = Parsed("host:port", parse_api)
 MOUNT_OPTIONS = Parsed("opt[,opt…]", MountOptions.parse)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 
 from runicornfs.errors import InvalidInput
+from runicornfs.store.paths import shown
 
 # Handed on to the kernel as they are.
 KERNEL_OPTIONS = frozenset(
@@ -37,7 +39,7 @@ class MountOptions:
         for option in filter(None, text.split(",")):
             name, equals, value = option.partition("=")
             if name in ("uid", "gid", "umask") and equals:
-                fields[name] = _number(name, value, 8 if name == "umask" else 10)
+                fields[name] = _number(name, value)
             elif name in ("allow_other", "xattr") and not equals:
                 fields[name] = True
             elif option in KERNEL_OPTIONS:
@@ -49,11 +51,11 @@ class MountOptions:
         return cls(**fields, kernel=tuple(kernel))  # type: ignore[arg-type]
 
 
-def _number(name: str, value: str, base: int) -> int:
-    try:
-        number = int(value, base)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 2**32 - 1:
-        raise InvalidInput(f"-o {name}={value}: {name} takes a number")
-    return number
+def _number(name: str, value: str) -> int:
+    """As mount(8) takes it: digits, of an umask octal ones, and nothing else that Python would read as a number."""
+    pattern, base, most = (r"[0-7]{1,4}", 8, 0o777) if name == "umask" else (r"[0-9]{1,10}", 10, 2**32 - 2)
+    if not re.fullmatch(pattern, value) or int(value, base) > most:
+        raise InvalidInput(
+            f"-o {name}={shown(value)}: {name} takes a number from 0 to {most:{'o' if base == 8 else 'd'}}"
+        )
+    return int(value, base)

@@ -12,9 +12,11 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from runicornfs.errors import InvalidInput
+from runicornfs.store.paths import PATH_LIMIT, shown
 
 SSH_PORT = 22  # the port of SSH where neither the source nor ~/.ssh/config names one (RFC 4253)
 _HIGHEST_PORT = 65535  # ports are 16 bits
+_LONGEST_NAME = 255  # characters of a host or an account: DNS takes 253, Linux 32
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_A_HOST = re.compile(r"[\s/\\@,\"'`$;|&<>(){}*?!#\[\]]")  # what a shell or known_hosts reads as more than a name
@@ -88,6 +90,8 @@ def check_host(host: str) -> str:
     """`host` itself if it can be the name or address of a machine, else InvalidInput."""
     if not host:
         raise InvalidInput("the host is empty")
+    if len(host) > _LONGEST_NAME:
+        raise InvalidInput(f"the host {shown(host)} is longer than any host's name")
     if host.startswith("-"):
         raise InvalidInput(f"the host {host!r} begins with a dash")
     if _CONTROL.search(host) or _NOT_IN_A_HOST.search(host):
@@ -99,6 +103,8 @@ def check_user(user: str) -> str:
     """`user` itself if it can be the name of an account, else InvalidInput."""
     if not user:
         raise InvalidInput("the user is empty")
+    if len(user) > _LONGEST_NAME:
+        raise InvalidInput(f"the user {shown(user)} is longer than any account's name")
     if user.startswith("-"):
         raise InvalidInput(f"the user {user!r} begins with a dash")
     if _CONTROL.search(user) or _NOT_IN_A_USER.search(user):
@@ -119,6 +125,8 @@ def check_root(root: str) -> str:
         raise InvalidInput(f"the root {root!r} is not absolute: it must begin with a slash")
     if _CONTROL.search(root):
         raise InvalidInput(f"the root {root!r} contains control characters")
+    if len(root) > PATH_LIMIT:
+        raise InvalidInput(f"the root {shown(root)} is longer than {PATH_LIMIT} characters")
     components = [component for component in root.split("/") if component]
     if "." in components or ".." in components:
         raise InvalidInput(f"the root {root!r} contains '.' or '..'")

@@ -76,6 +76,8 @@ def resolve_host(
     InvalidInput where the configuration cannot be read or names what cannot be a host, a user or a port.
     """
     check_host(source.host)
+    if source.user is not None:
+        check_user(source.user)
     if config_file is not None and not config_file.is_file():
         raise InvalidInput(f"there is no SSH configuration file {config_file}")
     ssh = shutil.which("ssh")

@@ -359,7 +359,7 @@ def test_a_client_of_another_account_is_told_what_to_do(here: Served, monkeypatc
 
     def ask_politely() -> bytes:
         try:
-            ApiClient(f"127.0.0.1:{port_of(here)}").get("/api/health")
+            ApiClient(f"127.0.0.1:{port_of(here)}").get("/api/health", dict)
         except Refused as refused:
             return str(refused).encode()
         return b"it was let in"

@@ -81,12 +81,32 @@ def test_options_are_read(launched: Launched) -> None:
         ["mount", "gpu:/data", "/mnt", "--cache-size", "much"],
         ["mount", "gpu:/data", "/mnt", "--api", "0.0.0.0"],
         ["mount", "gpu:/data", "/mnt", "--sync-interval", "-1"],
+        ["mount", "gpu:/data", "/mnt", "--sync-interval", "nan"],
+        ["mount", "gpu:/data", "/mnt", "--sync-interval", "inf"],
+        ["mount", "gpu:/data", "/mnt", "--sync-interval", "1e300"],
+        ["mount", "gpu:/data", "/mnt", "--cache-size", "9" * 400],
+        ["mount", "gpu:/data", "/mnt", "--min-free", "99999999999EB"],
+        ["mount", "gpu:/data", "/mnt", "--api", "127.0.0.1:" + "9" * 5000],
+        ["mount", "gpu:/data", "/mnt", "--api", "a b:80"],
+        ["mount", "gpu:/data", "/mnt", "--api", "-x:80"],
+        ["mount", "gpu:/data", "/mnt", "--api", "[::1:80"],
+        ["mount", "h" * 10_000 + ":/data", "/mnt"],
+        ["mount", "gpu:/" + "d" * 10_000, "/mnt"],
         ["nonsense"],
     ],
 )
 def test_a_wrong_command_line_is_status_2(launched: Launched, arguments: list[str]) -> None:
     assert run(launched, *arguments).exit_code == 2
     assert launched.options is None
+
+
+@pytest.mark.parametrize("option", ["\n", "x\ny", "\udcff", "\x1b[31m", "uid=\n"])
+def test_a_wrong_option_is_quoted_on_one_line(launched: Launched, option: str) -> None:
+    result = run(launched, "mount", "gpu:/data", "/mnt", "-o", option)
+    assert result.exit_code == 2
+    (said,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert result.output.endswith(said + "\n")
+    assert said.isprintable()
 
 
 def test_what_fails_is_one_line_and_status_1(launched: Launched) -> None:
@@ -106,7 +126,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "many", "-1", "1XB"])
+@pytest.mark.parametrize("text", ["", "many", "-1", "1XB", "1e400", "inf", "nanGB", "9" * 400, "9" * 5000])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_size(text)

@@ -33,7 +33,10 @@ def test_those_of_fstab_are_taken_and_mean_nothing_here(option: str) -> None:
     assert MountOptions.parse(option) == MountOptions()
 
 
-@pytest.mark.parametrize("option", ["rw", "uid=x", "uid=-1", "umask=9", "uid", "big_writes", "xattr=1"])
+@pytest.mark.parametrize(
+    "option",
+    ["rw", "uid=x", "uid=-1", "uid=1_0", "uid= 5", "uid=٣", "umask=9", "umask=7777777", "uid", "big_writes", "xattr=1"],
+)
 def test_others_are_refused_by_name(option: str) -> None:
     with pytest.raises(InvalidInput, match=option.split("=")[0]):
         MountOptions.parse(option)
