@@ -1,6 +1,7 @@
 """The control API as a Starlette application over one workspace. Nothing happens at import time.
 
-Endpoints are plain functions, so Starlette runs them in its thread pool: they may block without holding up others.
+What a call does runs in Starlette's thread pool, where it may block without holding up others; what a client may be
+late with, its body, is waited for before.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from runicornfs.api.requests import answer, read_body, read_parameters, workspace_of
+from runicornfs.api.requests import answer, body_of, read_body, read_parameters, workspace_of
 from runicornfs.workspace.workspace import Workspace
 
 JSON = "application/json"
@@ -93,13 +94,17 @@ def call(
     taken: type[Any] | None = parameters  # Any: where there is no model, the function's type says None
     sent: type[Any] | None = body
 
-    @functools.wraps(function)
-    def endpoint(request: Request) -> Response:
+    def answered(request: Request, text: bytes) -> Response:
         asked: Asked[Any, Any] = Asked(
             workspace_of(request),
             read_parameters(request, taken) if taken else None,
-            read_body(request, sent) if sent else None,
+            read_body(text, sent) if sent else None,
         )
         return answer(function(asked))
+
+    @functools.wraps(function)
+    async def endpoint(request: Request) -> Response:
+        text = await body_of(request) if sent else b""
+        return await run_in_threadpool(answered, request, text)
 
     return Call(method, path, endpoint, answers, taken, sent, refusals)

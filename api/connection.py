@@ -32,7 +32,7 @@ class ConnectRequest(BaseModel):
     use_agent: bool = True
     remote_root: Annotated[str, Field(min_length=1)]
     auto_sync: bool = True
-    sync_interval_minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 10
+    sync_interval_minutes: Annotated[float, Field(ge=0.01, le=7 * 24 * 60)] = 10
     accept_host_key: str | None = None
 
 

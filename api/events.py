@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from runicornfs.api import cache, downloads, mounts, remote
 from runicornfs.api.calls import Call
-from runicornfs.errors import RunicornFSError
+from runicornfs.errors import Refused, RunicornFSError
 from runicornfs.workspace.workspace import Workspace
 
 log = logging.getLogger("runicornfs.api")
@@ -35,6 +35,12 @@ GIVE_S = 0.1
 KEPT_S = 60.0
 # A line that says nothing is taken for dead by proxies; a comment comes this often, in seconds.
 PING_S = 15
+# Digits of an event's number, which begins as milliseconds since 1970.
+LONGEST_NUMBER = 18
+# Clients at a time. Each looks for news ten times a second; a person has a page or two open.
+LISTENERS_LIMIT = 64
+# A client that takes nothing for so long has gone, in seconds: others may want its place.
+TAKING_S = 60.0
 # Of the status, what is no state of the connection.
 TOLD_ELSEWHERE = frozenset({"sync_progress", "stats", "problems", "mounts"})
 
@@ -80,6 +86,11 @@ class EventLog:
                 return last
             self._last.clear()  # the next look notes everything
             return self._number
+
+    @property
+    def listeners(self) -> int:
+        """How many clients there are."""
+        return self._listeners
 
     def leave(self) -> None:
         """A client has gone."""
@@ -127,7 +138,7 @@ class EventLog:
 
 
 def calls() -> list[Call]:
-    return [Call("GET", "/api/events", events, answer=str, media_type="text/event-stream")]
+    return [Call("GET", "/api/events", events, answer=str, refusals=(400,), media_type="text/event-stream")]
 
 
 async def events(request: Request) -> Response:
@@ -136,11 +147,14 @@ async def events(request: Request) -> Response:
     Events are `sync`, `download`, `connection`, `cache` and `mount`, each with the whole new state of its subject as
     JSON. A client that comes back with `Last-Event-ID` misses nothing of the last minute.
     """
+    if request.method == "HEAD":  # of what has no end
+        return Response(media_type="text/event-stream")
     sent = request.headers.get("last-event-id", "")
+    last = int(sent) if sent.isdecimal() and len(sent) <= LONGEST_NUMBER else None
     event_log: EventLog = request.app.state.events
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
-        number = event_log.listen(int(sent) if sent.isdecimal() else None)
+        number = event_log.listen(last)
         try:
             while not event_log.closing.is_set():
                 for event in event_log.after(number):
@@ -150,7 +164,9 @@ async def events(request: Request) -> Response:
         finally:
             event_log.leave()
 
-    return EventSourceResponse(stream(), ping=PING_S)
+    if event_log.listeners >= LISTENERS_LIMIT:
+        raise Refused(f"{LISTENERS_LIMIT} clients listen to events already: close one first")
+    return EventSourceResponse(stream(), ping=PING_S, send_timeout=TAKING_S)
 
 
 def states(workspace: Workspace) -> dict[str, Any]:

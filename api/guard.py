@@ -42,7 +42,7 @@ def refusal_of(method: str, headers: Headers, names: frozenset[str] = LOOPBACK_N
     if not _is_ours(_name(f"//{host}"), names):
         return "this address is not served under the name that the request names as Host"
     origin = headers.get("origin")
-    if method not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+    if method not in SAFE_METHODS and origin is not None and _netloc(origin) != host:
         return "a page of another site may not change anything here"
     return None
 
@@ -61,6 +61,13 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _name(url: str) -> str | None:

@@ -22,6 +22,7 @@ CONVERTOR = re.compile(r":\w+\}")
 # How any call may be refused: by who asks and how much is sent; one that takes something also by what it is given.
 ALWAYS = (401, 403, 413)
 MALFORMED = 422
+LATE = 408  # a body that does not come
 
 TOKEN = {
     "type": "http",
@@ -132,7 +133,8 @@ def _parameters(path: str, model: type[BaseModel]) -> Iterable[dict[str, Any]]:
 
 def _refusals(call: Call) -> list[int]:
     takes = () if call.parameters is None and call.body is None else (MALFORMED,)
-    return sorted({*ALWAYS, *takes, *call.refusals})
+    waits = () if call.body is None else (LATE,)
+    return sorted({*ALWAYS, *takes, *waits, *call.refusals})
 
 
 def _content(media_type: str, schema: JsonSchemaValue) -> dict[str, Any]:

@@ -47,6 +47,7 @@ MEANINGS = {
     401: "The token is missing or wrong.",
     403: "Who asks may not: another account, another site's page, an unknown name of this machine.",
     404: "There is no such thing.",
+    408: "The body of the request did not come in time.",
     409: "This does not go together with what is there: an ambiguous name, a host key to confirm, a task that runs.",
     413: "The request is too large.",
     422: "The request is malformed; the answer names the field.",
@@ -58,6 +59,7 @@ MEANINGS = {
 # What Starlette itself refuses.
 WORDS = {
     404: ("there is no such call: /openapi.json describes all there are", "not_found"),
+    408: ("the body of the request did not come in time", "request_timeout"),
     405: ("this call takes another method: /openapi.json describes which", "method_not_allowed"),
 }
 

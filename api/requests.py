@@ -6,18 +6,22 @@ import json
 import os
 from typing import Annotated, Any, TypeVar
 
-from anyio import from_thread
+import anyio
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError, to_jsonable_python
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from runicornfs.errors import InvalidInput
+from runicornfs.errors import Interrupted, InvalidInput
 from runicornfs.store.fields import VERSION_LIMIT
 from runicornfs.workspace.workspace import Workspace
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# Seconds for a body: a megabyte over a slow line, and no more than a program that hangs should keep.
+BODY_S = 30.0
 
 # What a parameter is that was not given: nothing that could be written into an address.
 Absent = SkipJsonSchema[None]
@@ -65,14 +69,27 @@ def read_parameters(request: Request, model: type[Model]) -> Model:
         raise _named(error) from None
 
 
-def read_body(request: Request, model: type[Model]) -> Model:
+async def body_of(request: Request) -> bytes:
+    """The whole body. It is waited for here, where that holds up nobody else, and no longer than BODY_S.
+
+    Raises HTTPException (408) where it does not come, Interrupted where the client goes.
+    """
+    try:
+        with anyio.fail_after(BODY_S):
+            return await request.body()
+    except TimeoutError:
+        raise HTTPException(408) from None
+    except ClientDisconnect:
+        raise Interrupted("the client went in the middle of its request") from None
+
+
+def read_body(text: bytes, model: type[Model]) -> Model:
     """What a JSON object asks for, whatever its Content-Type says; no body is an empty one.
 
-    Raises InvalidInput that names the field. For functions that run in the thread pool.
+    Raises InvalidInput that names the field.
     """
-    text = from_thread.run(request.body) or b"{}"
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(text or b"{}")
     except ValidationError as error:
         raise _named(error) from None
 

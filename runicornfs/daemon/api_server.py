@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from runicornfs.cli.parameters import ApiAddress
+from runicornfs.daemon.http import PatientHttp
 from runicornfs.errors import Refused
 
 # A request is answered from the catalog within milliseconds; who holds a connection open longer is cut off at the end.
@@ -31,6 +32,8 @@ class ApiServer:
                 access_log=False,
                 proxy_headers=False,  # who calls is decided by the connection, never by what a request says of it
                 lifespan="off",
+                http=PatientHttp,
+                ws="none",
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
         )
@@ -51,6 +54,9 @@ def _listen(address: ApiAddress) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address.host, port))
+        except UnicodeError:
+            listener.close()
+            raise Refused(f"the control API cannot listen on {address.host}: there can be no such host") from None
         except OSError as error:
             listener.close()
             if address.named or error.errno != errno.EADDRINUSE or port == 0:

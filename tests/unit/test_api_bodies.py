@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runicornfs.api import problems
-from runicornfs.api.requests import answer, read_body, read_parameters
+from runicornfs.api.requests import answer, body_of, read_body, read_parameters
 from runicornfs.errors import RunicornFSError
 
 
@@ -25,8 +25,9 @@ class Wanted(BaseModel):
     force: bool = False
 
 
-def echo(request: Request) -> Response:
-    return answer({"limit": read_parameters(request, Listed).limit, "wanted": read_body(request, Wanted)})
+async def echo(request: Request) -> Response:
+    wanted = read_body(await body_of(request), Wanted)
+    return answer({"limit": read_parameters(request, Listed).limit, "wanted": wanted})
 
 
 APP = Starlette(
