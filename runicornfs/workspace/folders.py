@@ -1,7 +1,8 @@
 """Where things lie on this machine: one cache folder a store, owned by one process at a time.
 
-Everything is private to the user (0700, 0600). A folder says in `store.json` which store it belongs to, so that a
-second port or root of the same host and user gets a folder of its own and nothing is mixed.
+Everything is private to the user (0700, 0600), and nothing is used that somebody else has put there. A folder says in
+`store.json` which store it belongs to, so that a second port or root of the same host and user gets a folder of its own
+and nothing is mixed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -33,7 +35,7 @@ class StoreFolder:
         """Opens a folder that `find` or `make` has named, and owns it if nobody else does."""
         self.path = path
         try:
-            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Refused(f"the cache folder {path} cannot be used: {error.strerror}") from None
         self.owned = False
@@ -54,13 +56,12 @@ class StoreFolder:
     @classmethod
     def make(cls, cache_dir: Path, name: str, identity: dict[str, object]) -> StoreFolder:
         """`name` is the folder's wished name, `identity` what tells this store from any other; where another store has
-        that name already it gets a suffix. Raises Refused where it cannot be written."""
-        base = cache_dir.expanduser()
+        that name already it gets a suffix. Raises Refused where it cannot be written or is somebody else's."""
         try:
-            private_folder(base)
+            base = cache_folder(cache_dir)
             return cls(_choose(base, name, identity))
         except OSError as error:
-            raise Refused(f"the cache folder {base} cannot be used: {error.strerror}") from None
+            raise Refused(f"the cache folder {cache_dir} cannot be used: {error.strerror}") from None
 
     @classmethod
     def identities(cls, cache_dir: Path) -> list[dict[str, object]]:
@@ -107,10 +108,29 @@ class StoreFolder:
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder that only this user can enter, or checks that it is one of this user's."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid == os.getuid():
-        path.chmod(0o700)
+    """Makes a folder that only this user can enter, and those above it that are missing; one that is there is closed
+    to others. Raises Refused where it is somebody else's, and OSError."""
+    _make(path)
+    if not _is_ours(path):
+        raise Refused(f"the folder {path} belongs to somebody else: name another one")
+    path.chmod(0o700)
+    return path
+
+
+def cache_folder(path: Path) -> Path:
+    """The folder that the folders of all stores lie in: made private, as they are themselves.
+
+    One that holds other things as well (a home, /tmp) keeps its mode. Raises Refused where somebody else could take
+    away what is ours in it, and OSError.
+    """
+    path = path.expanduser()
+    _make(path)
+    status = path.stat()
+    if _is_ours(path):
+        if all(_is_of_a_cache(entry) for entry in path.iterdir()):
+            path.chmod(0o700)
+    elif status.st_uid != 0 or not status.st_mode & stat.S_ISVTX:
+        raise Refused(f"the cache folder {path} belongs to somebody else: name one of this account's with --cache-dir")
     return path
 
 
@@ -124,9 +144,12 @@ def runtime_folder() -> Path:
     """Where running daemons write down their addresses. Raises Refused if somebody else has made it."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(base, "runicornfs") if base else Path(tempfile.gettempdir(), f"runicornfs-{os.getuid()}")
-    path.mkdir(mode=0o700, parents=bool(base), exist_ok=True)
-    status = path.lstat()
-    if status.st_uid != os.getuid() or path.is_symlink() or status.st_mode & 0o077:
+    try:
+        _make(path)
+        status = path.lstat()
+    except OSError as error:
+        raise Refused(f"{path} cannot be used: {error.strerror}; set XDG_RUNTIME_DIR to a folder of your own") from None
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
         raise Refused(f"{path} belongs to somebody else or is open to others: remove it, or set XDG_RUNTIME_DIR")
     return path
 
@@ -159,6 +182,24 @@ def _candidates(base: Path, name: str, identity: dict[str, object]) -> tuple[Pat
 def _identity(path: Path) -> object:
     """Whose folder it is; None where that is not readable: then it is not known to be this store's."""
     try:
-        return json.loads((path / IDENTITY_FILE).read_text())
+        return json.loads((path / IDENTITY_FILE).read_text()) if _is_ours(path) else None
     except (OSError, ValueError):
         return None
+
+
+def _make(path: Path) -> None:
+    """mkdir's mode counts for the last folder alone, so each that is missing is made by itself."""
+    if not path.is_dir():
+        if path.parent != path:
+            _make(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is this user's, and so is the link that leads to it if it is one."""
+    return {path.lstat().st_uid, path.stat().st_uid} == {os.getuid()}
+
+
+def _is_of_a_cache(entry: Path) -> bool:
+    """Whether this is something that lies in the folder of all stores."""
+    return entry.name.startswith("daemon.log") or (entry / IDENTITY_FILE).exists()
