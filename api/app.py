@@ -33,6 +33,7 @@ from runicornfs.api.callers import Callers
 from runicornfs.api.calls import know_digits
 from runicornfs.api.events import EventLog
 from runicornfs.api.guard import LOOPBACK_NAMES, Guard
+from runicornfs.api.headers import BrowserHeaders
 from runicornfs.api.limits import BodyLimit
 from runicornfs.api.openapi import description_of
 from runicornfs.errors import RunicornFSError
@@ -71,6 +72,7 @@ def create_app(workspace: Workspace, admission: Admission) -> Starlette:
     app = Starlette(
         routes=[*(call.route() for area in AREAS for call in area.calls()), docs.files()],
         middleware=[
+            Middleware(BrowserHeaders),
             Middleware(Guard, names=admission.names),
             Middleware(Callers, token=admission.token, always=admission.always),
             Middleware(BodyLimit),

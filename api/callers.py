@@ -20,9 +20,13 @@ from runicornfs.api.problems import problem
 
 Address = tuple[str, int]
 
+# Under this name the state of a request has a function that says whether its connection is still up.
+STILL_OPEN = "connection_is_open"
 # Lines of proc_pid_net(5): number, local address, remote address, state, queues, timer, retransmissions, uid, time-out,
 # inode, …
-LOCAL, REMOTE, UID, INODE = 1, 2, 7, 9
+LOCAL, REMOTE, STATE, UID, INODE = 1, 2, 3, 7, 9
+# A socket that wants to connect: its port may have been somebody else's, whose request we have.
+SYN_SENT = "02"
 # A socket that its program has closed already; the kernel says of it that it is root's.
 ORPHAN = "0"
 
@@ -52,10 +56,19 @@ class Callers:
             return 401, "the token is not the one of this runicornfs", "unauthorized"
         if self._always:
             return 401, "this address needs a token: send it as Authorization: Bearer", "unauthorized"
-        caller = await run_in_threadpool(account_of, tuple(scope["client"]), tuple(scope["server"]))
-        if caller != os.getuid():
+        if await _caller(scope) != os.getuid():
             return 403, "without a token only the account that runs this runicornfs may use it", "forbidden"
         return None
+
+
+async def _caller(scope: Scope) -> int | None:
+    """The account that sent a request; None if that is not known."""
+    peer, still_open = scope["client"], scope.get("state", {}).get(STILL_OPEN)
+    if peer is None or still_open is None:
+        return None
+    account = await run_in_threadpool(account_of, tuple(peer), tuple(scope["server"]))
+    # As long as the connection stands nobody else can have had its address. Asked afterwards, therefore.
+    return account if still_open() else None
 
 
 def account_of(peer: Address, here: Address) -> int | None:
@@ -70,13 +83,14 @@ def account_of(peer: Address, here: Address) -> int | None:
         for line in lines:
             fields = line.split()
             if (_mapped(fields[LOCAL]), _mapped(fields[REMOTE])) == wanted:
-                return None if fields[INODE] == ORPHAN else int(fields[UID])
+                return None if fields[INODE] == ORPHAN or fields[STATE] == SYN_SENT else int(fields[UID])
     return None
 
 
 def _is_token(header: str, token: str) -> bool:
     kind, _, value = header.partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(value.strip().encode("latin-1"), token.encode())
+    expected = token.encode(errors="surrogateescape")  # the environment's bytes, whatever they are
+    return kind.lower() == "bearer" and hmac.compare_digest(value.strip().encode("latin-1"), expected)
 
 
 def _as_kernel(address: Address) -> str:

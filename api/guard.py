@@ -1,7 +1,8 @@
 """Who may call: pages of other sites may not, whatever name they make a browser resolve to this machine.
 
-A request whose Host is not one of ours comes from a page that rebound a name (DNS rebinding); one that changes
-something and carries a foreign Origin comes from a page of another site.
+A request whose Host is not one of ours comes from a page that rebound a name (DNS rebinding); one with a foreign
+Origin, or of which the browser says so (Sec-Fetch-Site), from a page of another site. Such a page could read no answer
+anyway, but make us do what is asked, and hold streams open. A link from elsewhere to a page of ours may be followed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from runicornfs.api.problems import problem
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+OWN_SITE = frozenset({"same-origin", "none"})  # none: a person typed the address
 
 
 class Guard:
@@ -42,9 +44,17 @@ def refusal_of(method: str, headers: Headers, names: frozenset[str] = LOOPBACK_N
     if not _is_ours(_name(f"//{host}"), names):
         return "this address is not served under the name that the request names as Host"
     origin = headers.get("origin")
-    if method not in SAFE_METHODS and origin is not None and _netloc(origin) != host:
-        return "a page of another site may not change anything here"
+    if origin is not None and origin.partition("://")[2] != host:
+        return "a page of another site may not ask anything here"
+    site = headers.get("sec-fetch-site")
+    if site is not None and site not in OWN_SITE and not _is_navigation(method, headers):
+        return "a page of another site may not ask anything here"
     return None
+
+
+def _is_navigation(method: str, headers: Headers) -> bool:
+    """Whether a browser shows the answer as a page of its own, in no frame."""
+    return method in SAFE_METHODS and headers.get("sec-fetch-dest") == "document"
 
 
 def _is_ours(name: str | None, names: frozenset[str]) -> bool:
@@ -61,13 +71,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _netloc(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return None
 
 
 def _name(url: str) -> str | None:

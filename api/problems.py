@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from runicornfs import errors
+from runicornfs.api.headers import HEADERS
 from runicornfs.api.requests import Absent
 
 log = logging.getLogger("runicornfs.api")
@@ -104,5 +105,7 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """Starlette logs the traceback by raising it again behind this answer."""
-    return problem(500, "something unexpected went wrong: the log of runicornfs says what", "internal_error")
+    """Starlette logs the traceback by raising it again behind this answer, which no middleware of ours sees."""
+    refusal = problem(500, "something unexpected went wrong: the log of runicornfs says what", "internal_error")
+    refusal.headers.update(HEADERS)
+    return refusal

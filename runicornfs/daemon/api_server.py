@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from runicornfs.cli.parameters import ApiAddress
-from runicornfs.daemon.http import PatientHttp
+from runicornfs.daemon.http import Http
 from runicornfs.errors import Refused
 
 # A request is answered from the catalog within milliseconds; who holds a connection open longer is cut off at the end.
@@ -28,12 +28,13 @@ class ApiServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http=Http,
+                ws="none",
                 log_level="warning",
                 access_log=False,
+                server_header=False,
                 proxy_headers=False,  # who calls is decided by the connection, never by what a request says of it
                 lifespan="off",
-                http=PatientHttp,
-                ws="none",
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
-from runicornfs.errors import Interrupted
+from runicornfs.errors import Interrupted, Refused
 
 # In the environment of the second process: the pipe's end to write to.
 READY_FD = "RUNICORNFS_READY_FD"
@@ -40,19 +41,16 @@ def launch() -> int | None:
 def detach(log: Path) -> None:
     """In the daemon, when it is ready: leaves the terminal, for `log` (made 0600 if it is not there).
 
-    Raises Interrupted where the process that waits for it has been ended.
+    Raises Interrupted where the process that waits for it has been ended, Refused where the log cannot be written.
     """
     ready = int(os.environ.pop(READY_FD))
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > LOG_LIMIT:
-            log.replace(log.with_suffix(".log.1"))
+    output = _open_log(log)
     print(f"process {os.getpid()} goes on in the background and logs to {log}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os.setsid()
     os.chdir("/")  # whatever folder it was started in can be removed or unmounted
     null = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for source, target in ((null, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
     os.close(null)
@@ -63,3 +61,20 @@ def detach(log: Path) -> None:
         raise Interrupted("the command that started this daemon was ended") from None
     finally:
         os.close(ready)
+
+
+def _open_log(log: Path) -> int:
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat(follow_symlinks=False).st_size > LOG_LIMIT:
+                log.replace(log.with_suffix(".log.1"))
+        # In a folder like /tmp anybody may have made one before us: a link, a FIFO or a file of his own.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        output = os.open(log, flags, 0o600)
+    except OSError as error:
+        raise Refused(f"the log {log} cannot be written: {error.strerror}") from None
+    status = os.fstat(output)
+    if status.st_uid != os.getuid() or not stat.S_ISREG(status.st_mode):
+        raise Refused(f"the log {log} belongs to somebody else: name another folder with --cache-dir")
+    os.fchmod(output, 0o600)
+    return output

@@ -18,7 +18,7 @@ from runicornfs.cli.parameters import ApiAddress, LaunchOptions
 from runicornfs.daemon import background
 from runicornfs.daemon.questions import confirmation, credentials
 from runicornfs.daemon.stop import Stop
-from runicornfs.daemon.token import find_token
+from runicornfs.daemon.token import find_token, take_token
 from runicornfs.errors import InvalidInput, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.session import Mount
@@ -64,6 +64,7 @@ def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
     """A daemon that runs as long as the context: connected, synced, mounted. Raises what stands in the way, and Stopped
     where the end is wished before it is ready."""
     _allow_many_files()
+    _forbid_core_dumps()
     with ExitStack() as stack:
         try:
             daemon = _start(stack, options, stop)
@@ -74,6 +75,7 @@ def running(options: LaunchOptions, stop: Stop) -> Iterator[Daemon]:
 
 
 def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
+    token = take_token()  # before any program is started
     if options.mountpoint is not None:  # before anything that takes long: a mistake here is the commonest
         mountpoints.check_fuse(options.mount_options.allow_other)
         mountpoints.prepare(options.mountpoint)
@@ -85,7 +87,7 @@ def _start(stack: ExitStack, options: LaunchOptions, stop: Stop) -> Daemon:
     _open(workspace, options)
     api = None
     if options.api is not None:
-        api = _serve(stack, workspace, options.api)
+        api = _serve(stack, workspace, options.api, token)
         if options.source is not None:
             print(f"control API on {api}", file=sys.stderr)
     if workspace.store.source and not options.offline:
@@ -124,12 +126,12 @@ def _open(workspace: Workspace, options: LaunchOptions) -> None:
         workspace.connection.connect(access, options.offline)
 
 
-def _serve(stack: ExitStack, workspace: Workspace, address: ApiAddress) -> str:
+def _serve(stack: ExitStack, workspace: Workspace, address: ApiAddress, token: str | None) -> str:
     """Starts the control API; returns its address."""
     from runicornfs.api.app import create_app
     from runicornfs.daemon.api_server import ApiServer
 
-    app = create_app(workspace, _admission(address))
+    app = create_app(workspace, _admission(address, token))
     server = ApiServer(app, address)
     stack.callback(server.close)
     stack.callback(app.state.events.close)
@@ -149,14 +151,14 @@ def _import_ahead(options: LaunchOptions) -> None:
             importlib.import_module(module)
 
 
-def _admission(address: ApiAddress) -> Admission:
+def _admission(address: ApiAddress, token: str | None) -> Admission:
     """Who may call: this account alone; off loopback whoever has the token."""
     from runicornfs.api.app import Admission
 
     if address.is_loopback:
-        return Admission(token=find_token(needed=False))
+        return Admission(token=find_token(token, needed=False))
     names = frozenset() if address.is_unspecified else frozenset({address.host.lower()})
-    return Admission(names, find_token(needed=True), always=True)
+    return Admission(names, find_token(token, needed=True), always=True)
 
 
 def _log_file(workspace: Workspace, options: LaunchOptions) -> Path:
@@ -167,6 +169,12 @@ def _allow_many_files() -> None:
     """A file that a program has open in the mount costs us a descriptor; 1,024, the usual limit, is soon reached."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _forbid_core_dumps() -> None:
+    """Passwords and keys are in this process's memory: a crash must not write them to a disk (decision 33)."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _first_sync(workspace: Workspace, stop: Stop) -> None:

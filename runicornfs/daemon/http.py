@@ -2,23 +2,30 @@
 
 A connection without a request under way is closed after REQUEST_S, whatever is dribbled into it. Of more than
 CONNECTIONS_LIMIT the oldest goes whose client has not said what it wants, so that who has something to ask gets in, and
-the descriptors that the mount needs are there. Everything belongs to the event loop's thread.
+the descriptors that the mount needs are there. The application can ask whether the connection of a request is still up.
+Everything belongs to the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from runicornfs.api.callers import STILL_OPEN
 
 # A client of ours says what it wants at once. uvicorn itself closes a connection that is silent after an answer.
 REQUEST_S = 10.0
 # A page has six connections, a command one.
 CONNECTIONS_LIMIT = 256
+# States of a TCP connection (tcp_states.h) in which it has this peer: up, and up with nothing more to come.
+STANDING = frozenset({1, 8})
 
 
-class PatientHttp(H11Protocol):
+class Http(H11Protocol):
     """One connection."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -38,9 +45,11 @@ class PatientHttp(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        self.app_state = {**self.app_state, STILL_OPEN: functools.partial(_is_standing, connection)}
         self._watch()
         if len(self.connections) > CONNECTIONS_LIMIT:
-            others = [one for one in self.connections if isinstance(one, PatientHttp) and one is not self]
+            others = [one for one in self.connections if isinstance(one, Http) and one is not self]
             awaited = [one for one in others if one.is_awaited]
             goes = min(awaited, key=lambda one: one._since, default=self)
             self.connections.discard(goes)  # it is no more than a name there until the loop has come round
@@ -70,3 +79,11 @@ class PatientHttp(H11Protocol):
         self._closing = None
         if self.is_idle:
             self.transport.abort()
+
+
+def _is_standing(connection: socket.socket) -> bool:
+    try:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:  # it is closed here as well
+        return False
+    return state in STANDING

@@ -9,16 +9,21 @@ import sys
 from pathlib import Path
 
 from runicornfs.errors import Refused
+from runicornfs.workspace.folders import private_folder
 
 VARIABLE = "RUNICORNFS_TOKEN"
 
 
-def find_token(needed: bool) -> str | None:
-    """The token of the environment, else that of the file; where one is needed and there is none it is made, written
-    to the file and printed once. Raises Refused where the file is open to others or cannot be used."""
-    token = os.environ.get(VARIABLE, "").strip()
-    if token:
-        return token
+def take_token() -> str | None:
+    """The token of the environment, taken out of it: ssh, proxies and file managers that we start do not inherit it."""
+    return os.environ.pop(VARIABLE, "").strip() or None
+
+
+def find_token(given: str | None, needed: bool) -> str | None:
+    """`given`, else the token of the file; where one is needed and there is none it is made, written to the file and
+    printed once. Raises Refused where the file is open to others or cannot be used."""
+    if given is not None:
+        return given
     file = token_file()
     try:
         with open(file, encoding="utf-8") as opened:
@@ -44,7 +49,7 @@ def token_file() -> Path:
 def _make(file: Path) -> str:
     token = secrets.token_urlsafe(32)
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(file.parent)
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
             opened.write(token + "\n")
     except OSError as error:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -181,6 +182,38 @@ def test_a_connection_that_is_closed_before_it_is_looked_at_is_nobodys(here: Ser
         here.process.send_signal(signal.SIGCONT)
     wait_until(lambda: states_of(source) <= {TIME_WAIT}, "the connection to end")
     assert here.get("/api/config/ssh_connections") == {"connections": []}
+
+
+@only_root
+def test_a_port_that_somebody_else_has_left_does_not_make_his_request_ours(here: Served) -> None:
+    """He resets his connection as soon as his request is on its way; a program of ours then gets the same port."""
+    port = port_of(here)
+    here.http.post("/api/config/ssh_connections", content=CONNECTION).raise_for_status()
+    (saved,) = here.get("/api/config/ssh_connections")["connections"]
+    os.seteuid(NOBODY)  # a socket belongs to whoever made it
+    try:
+        theirs = socket.socket()
+    finally:
+        os.seteuid(0)
+    theirs.settimeout(PATIENCE_S)
+    theirs.bind(("127.77.7.7", 0))  # an address whose ports nobody else takes meanwhile
+    theirs.connect(("127.0.0.1", port))
+    theirs.sendall(f"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    assert b" 403 " in theirs.recv(1 << 16)
+    source = theirs.getsockname()
+    here.process.send_signal(signal.SIGSTOP)
+    try:
+        path = f"/api/config/ssh_connections/{saved['key']}"
+        theirs.sendall(f"DELETE {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # the end is a reset
+        theirs.close()
+        ours = socket.create_connection(("127.0.0.1", port), PATIENCE_S, source_address=source)
+    finally:
+        here.process.send_signal(signal.SIGCONT)
+    with ours:
+        ours.sendall(f"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert b" 200 " in ours.recv(1 << 16).split(b"\r\n")[0]
+    assert here.get("/api/config/ssh_connections") == {"connections": [saved]}
 
 
 def test_elsewhere_everybody_needs_the_token(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from runicornfs.api import callers
 from runicornfs.api.callers import Callers, account_of
 from runicornfs.api.limits import BODY_LIMIT, BodyLimit
-from runicornfs.daemon.token import VARIABLE, find_token, token_file
+from runicornfs.daemon.token import VARIABLE, find_token, take_token, token_file
 from runicornfs.errors import Refused
 
 NOBODY = 65534
@@ -91,12 +92,15 @@ async def _length(request: Request) -> Response:
     return PlainTextResponse(str(len(await request.body())))
 
 
-def call(middleware: Middleware, **request: object) -> httpx.Response:
+def call(middleware: Middleware, is_open: bool = True, **request: object) -> httpx.Response:
     """One request through one middleware, as uvicorn would hand it on."""
     app = Starlette(routes=[Route("/", _length, methods=["GET", "POST"])], middleware=[middleware])
 
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))
+        async def served(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": {callers.STILL_OPEN: lambda: is_open}}, receive, send)
+
+        transport = httpx.ASGITransport(app=served, client=("127.0.0.1", 40000))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:23300") as client:
             return await client.request("POST", "/", **request)  # type: ignore[arg-type]
 
@@ -117,6 +121,10 @@ def bearer(token: str) -> dict[str, str]:
 
 def test_on_loopback_this_account_needs_no_token(caller: list[int | None]) -> None:
     assert call(Middleware(Callers, token=None, always=False)).status_code == 200
+
+
+def test_a_connection_that_has_ended_is_nobodys(caller: list[int | None]) -> None:
+    assert call(Middleware(Callers, token=None, always=False), is_open=False).status_code == 403
 
 
 @pytest.mark.parametrize("account", [NOBODY, None])
@@ -163,25 +171,29 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_token_of_the_environment_counts(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "from the environment")
-    assert find_token(needed=True) == "from the environment"
+def test_the_token_of_the_environment_counts_and_leaves_it(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, " from the environment\n")
+    token = take_token()
+    assert find_token(token, needed=True) == "from the environment"
     assert not token_file().exists()
+    assert VARIABLE not in os.environ, "no program that is started now inherits it"
+    assert take_token() is None
 
 
 def test_a_token_that_is_needed_is_made_and_said_once(configured: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert find_token(needed=False) is None
-    token = find_token(needed=True)
+    assert find_token(None, needed=False) is None
+    token = find_token(None, needed=True)
     assert token is not None
     assert len(token) >= 32
     assert token in capsys.readouterr().err
     assert stat.S_IMODE(token_file().stat().st_mode) == 0o600
-    assert find_token(needed=True) == find_token(needed=False) == token
+    assert stat.S_IMODE(token_file().parent.stat().st_mode) == 0o700
+    assert find_token(None, needed=True) == find_token(None, needed=False) == token
     assert token not in capsys.readouterr().err
 
 
 def test_a_token_that_others_can_read_is_refused(configured: Path) -> None:
-    find_token(needed=True)
+    find_token(None, needed=True)
     token_file().chmod(0o644)
     with pytest.raises(Refused, match="chmod 600"):
-        find_token(needed=False)
+        find_token(None, needed=False)
