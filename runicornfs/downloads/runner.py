@@ -101,7 +101,7 @@ class Runner:
         if order.target_dir is None:
             self._work(task, selection.files, lambda file: copying.prefetch(file, self._contents, task))
             return
-        with TargetFolder(order.target_dir, order.task_id) as target:
+        with TargetFolder(order.target_dir, order.task_id, private=not order.own_target) as target:
             target.clean()
             missing = self._missing(task, selection.files, target)
             need = sum(file.size for file in missing)

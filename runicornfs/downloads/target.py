@@ -19,7 +19,7 @@ from runicornfs.errors import Conflict, InvalidInput, Refused
 from runicornfs.store.fields import nanoseconds_of
 from runicornfs.store.paths import parent_of, shown
 
-FILE_MODE = 0o644  # less what the umask takes
+FILE_MODE, FOLDER_MODE = 0o644, 0o777  # of what a person gets, less what the umask takes
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -50,15 +50,17 @@ class TargetFolder:
     of a folder.
     """
 
-    def __init__(self, path: str, task_id: str) -> None:
-        """Makes the folder where it is not there. Raises InvalidInput where the path is not absolute, Conflict where it
-        is no folder, and Refused."""
+    def __init__(self, path: str, task_id: str, private: bool = False) -> None:
+        """Makes the folder where it is not there. What is made in a `private` one is for the user alone, as all of the
+        cache is. Raises InvalidInput where the path is not absolute, Conflict where it is no folder, and Refused."""
         if not os.path.isabs(path) or "\0" in path:
             raise InvalidInput(f"target_dir must be an absolute path: {shown(path)} is not")
         self.path = path
         self._task_id = task_id
+        closed = 0o077 if private else 0
+        self._file_mode, self._folder_mode = FILE_MODE & ~closed, FOLDER_MODE & ~closed
         try:
-            os.makedirs(path, exist_ok=True)
+            self._make(path)
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileExistsError, NotADirectoryError):
             raise Conflict(f"{path} is not a folder: name another one, or move it away") from None
@@ -100,7 +102,7 @@ class TargetFolder:
     def part(self) -> Iterator[Part]:
         """A file to write to; it is gone when the block ends, unless it was placed."""
         name = f".runicornfs-{self._task_id}-{secrets.token_hex(8)}.part"
-        fd = os.open(name, _NEW, FILE_MODE, dir_fd=self._fd)
+        fd = os.open(name, _NEW, self._file_mode, dir_fd=self._fd)
         try:
             yield Part(name, fd)
         finally:
@@ -148,10 +150,17 @@ class TargetFolder:
         finally:
             os.close(folder)
 
+    def _make(self, path: str) -> None:
+        """With those above it that are missing: makedirs would give these the umask's mode."""
+        if not os.path.isdir(path):
+            self._make(os.path.dirname(path))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, self._folder_mode)
+
     def _enter(self, folder: int, name: str, make: bool) -> int:
         if make:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(name, dir_fd=folder)
+                os.mkdir(name, self._folder_mode, dir_fd=folder)
         try:
             return os.open(name, _FOLDER, dir_fd=folder)
         except OSError as error:

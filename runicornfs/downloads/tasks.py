@@ -88,7 +88,7 @@ class DownloadTasks:
         with self._starting:
             place = target_dir or str(self._default_folder(ref, version))
             order = Order(_new_id(), ref.type, ref.name, version, place, target_dir is not None, overwrite)
-            with TargetFolder(place, order.task_id) as target:
+            with TargetFolder(place, order.task_id, private=not order.own_target) as target:
                 self._refuse_twice(order)
                 if not overwrite:
                     _refuse_conflicts(selection.files, target)

@@ -47,6 +47,20 @@ def test_a_file_has_the_time_of_the_manifest_and_an_ordinary_mode(target: Target
     assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o640, 1_000_000.5)
 
 
+@pytest.mark.parametrize(("private", "folders", "files"), [(True, 0o700, 0o600), (False, 0o777, 0o644)])
+def test_what_is_placed_in_the_cache_is_for_the_user_alone(
+    tmp_path: Path, private: bool, folders: int, files: int
+) -> None:
+    before = os.umask(0)
+    try:
+        with TargetFolder(str(tmp_path / "a" / "b"), "0123", private) as target:
+            put(target, "c/file", b"data")
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (folders if path.is_dir() else files), path
+
+
 def test_what_is_being_written_is_private_and_has_a_name_of_its_own(target: TargetFolder, folder: Path) -> None:
     with target.part() as part:
         os.write(part.fd, b"data")
