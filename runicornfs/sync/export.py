@@ -2,7 +2,7 @@
 
 Written after the commit and never read back: what the mount and the API serve comes from the catalog. While files are
 being written a marker stands in the folder; one that is found at the next sync means that a process died in between,
-and everything is written again.
+and everything is written again. No link in it is followed: what it leads to is not ours to change or remove.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ class MetadataExport:
     @property
     def is_complete(self) -> bool:
         """False where an earlier export was cut off or none was made."""
-        return self._folder.is_dir() and not (self._folder / MARKER).exists()
+        return self._folder.is_dir() and not self._folder.is_symlink() and not (self._folder / MARKER).exists()
 
     def remove(self) -> None:
         """All of it: the next sync writes it anew."""
         aside = self._folder.with_name(f"{self._folder.name}.removed")
         try:
-            shutil.rmtree(aside, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _discard(aside)
             # Renamed first: a folder of which half is gone would count as complete.
             self._folder.rename(aside)
-            shutil.rmtree(aside)
+            _discard(aside)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -53,7 +54,9 @@ class MetadataExport:
         """Called before the commit whose changes will be exported. False where nothing can be written: what there is
         goes then, since it will be out of date, and a later sync writes everything."""
         try:
-            _make_private(self._folder)
+            if self._folder.is_symlink():
+                self._folder.unlink()
+            self._make_private(self._folder)
             (self._folder / MARKER).touch(mode=0o600)
         except OSError as error:
             log.warning("the store's records are not exported to %s: %s", self._folder, error.strerror)
@@ -84,7 +87,7 @@ class MetadataExport:
             (self._folder / MARKER).unlink(missing_ok=True)
 
     def _replace(self, target: Path, content: bytes) -> None:
-        _make_private(target.parent)
+        self._make_private(target.parent)
         temporary = target.parent / f".{os.getpid()}.part"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
@@ -96,6 +99,8 @@ class MetadataExport:
             raise
 
     def _remove(self, target: Path) -> None:
+        if not self._is_within(target.parent):
+            return
         target.unlink(missing_ok=True)
         folder = target.parent
         with contextlib.suppress(OSError):  # not empty: other documents live there
@@ -103,12 +108,24 @@ class MetadataExport:
                 folder.rmdir()
                 folder = folder.parent
 
+    def _make_private(self, folder: Path) -> None:
+        """mkdir's mode counts for the last folder alone, so each is made by itself."""
+        if not folder.is_dir():
+            self._make_private(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
+        elif not self._is_within(folder):
+            raise NotADirectoryError(errno.ENOTDIR, "a link stands in the place of a folder")
 
-def _make_private(folder: Path) -> None:
-    """mkdir's mode counts for the last folder alone, so each is made by itself."""
-    if not folder.is_dir():
-        _make_private(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def _is_within(self, folder: Path) -> bool:
+        """Whether no link leads to this folder from the top one."""
+        return not any(path.is_symlink() for path in (folder, *folder.parents) if self._folder in path.parents)
+
+
+def _discard(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def exported_path(path: str) -> str:

@@ -97,6 +97,41 @@ def test_without_room_for_the_marker_what_will_be_out_of_date_goes(
         assert export.begin()
 
 
+def test_no_link_is_written_or_removed_through(
+    export: MetadataExport, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "model").mkdir(parents=True)
+    (elsewhere / "model" / "versions.json").write_text("somebody's")
+    export.begin()
+    (folder / "artifacts").symlink_to(elsewhere)
+    export.write([("artifacts/model/versions.json", 1), ("artifacts/model/net/versions.json", 1)])
+    export.write([("artifacts/model/versions.json", None)])
+    assert [path.name for path in sorted(elsewhere.rglob("*"))] == ["model", "versions.json"]
+    assert (elsewhere / "model" / "versions.json").read_text() == "somebody's"
+    assert "a link stands in the place of a folder" in caplog.text
+
+
+def test_a_link_in_the_place_of_the_folder_goes_and_what_it_leads_to_stays(
+    export: MetadataExport, folder: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").touch()
+    folder.symlink_to(elsewhere)
+    assert not export.is_complete
+    export.begin()
+    export.write([("artifacts/model/net/versions.json", 1)])
+    assert export.is_complete
+    export.remove()
+    folder.symlink_to(elsewhere)
+    export.remove()
+    folder.with_name("metadata.removed").symlink_to(elsewhere)
+    export.begin()
+    export.remove()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "file"]
+
+
 def test_an_export_that_was_removed_is_not_complete(export: MetadataExport, folder: Path) -> None:
     export.begin()
     export.write([("artifacts/model/net/versions.json", 1)])
