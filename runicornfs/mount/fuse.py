@@ -259,7 +259,7 @@ def _sized(size: int, value: bytes) -> bytes:
 def run(callbacks: Callbacks, mountpoint: str, source: str, options: MountOptions) -> None:
     """Mounts and serves until the mount is gone. Raises MountUnavailable."""
     named = source.replace("\\", "\\\\").replace(",", "\\,")
-    arguments = ["ro", f"fsname={named}", "subtype=runicornfs", *options.kernel]
+    arguments = ["ro", "nosuid", "nodev", f"fsname={named}", "subtype=runicornfs", *options.kernel]
     # The kernel keeps to uid, gid and umask: with allow_other nobody else does.
     arguments += ["default_permissions", *(["allow_other"] if options.allow_other else [])]
     callbacks.serve(Device(device.mount(mountpoint, arguments), may_pass_through()))

@@ -11,12 +11,12 @@ from runicornfs.store.paths import shown
 
 # Handed on to the kernel as they are.
 KERNEL_OPTIONS = frozenset(
-    ["nosuid", "nodev", "noexec", "suid", "dev", "exec", "noatime", "atime", "nodiratime", "relatime", "strictatime"]
-    + ["sync", "async", "dirsync"]
+    ["noexec", "exec", "noatime", "atime", "nodiratime", "relatime", "strictatime", "sync", "async", "dirsync"]
 )
-# Meant for mount(8), systemd and fstab, or what we do anyway.
+# Meant for mount(8), systemd and fstab, or decided by us: a server never brings a set-uid program or a device here.
 IGNORED_OPTIONS = frozenset(
-    ["ro", "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "nofail", "_netdev"]
+    ["ro", "nosuid", "nodev", "suid", "dev", "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group"]
+    + ["nofail", "_netdev"]
 )
 
 

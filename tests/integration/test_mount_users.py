@@ -173,14 +173,23 @@ def test_the_kernel_keeps_to_owner_and_mask(mount: Mounting, options: str, owner
     assert daemon.reads(OTHER, MODEL) == other
 
 
-def test_options_of_fstab_are_accepted_and_those_of_the_kernel_kept(mount: Mounting) -> None:
-    daemon = mount("root", "-o", "ro,nosuid,nodev,noexec,_netdev,nofail,x-systemd.automount,noauto,user")
+def options_of(daemon: Daemon) -> set[str]:
+    """What the kernel says of the mount."""
     (line,) = (
         line
         for line in daemon.machine.run("root", "cat", "/proc/mounts").stdout.splitlines()
         if f" {daemon.mountpoint} " in line
     )
-    assert {"ro", "nosuid", "nodev", "noexec"} <= set(line.split()[3].split(","))
+    return set(line.split()[3].split(","))
+
+
+def test_options_of_fstab_are_accepted_and_those_of_the_kernel_kept(mount: Mounting) -> None:
+    daemon = mount("root", "-o", "ro,nosuid,nodev,noexec,_netdev,nofail,x-systemd.automount,noauto,user")
+    assert {"ro", "nosuid", "nodev", "noexec"} <= options_of(daemon)
+
+
+def test_no_server_brings_set_uid_programs_or_devices_whatever_root_asks_for(mount: Mounting) -> None:
+    assert {"ro", "nosuid", "nodev"} <= options_of(mount("root", "-o", "suid,dev,exec"))
 
 
 @pytest.mark.parametrize("option", ["rw", "big_writes", "uid=me"])

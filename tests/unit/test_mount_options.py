@@ -25,10 +25,12 @@ def test_ours_are_read() -> None:
 
 
 def test_those_of_the_kernel_are_handed_on() -> None:
-    assert MountOptions.parse("ro,nosuid,noexec").kernel == ("nosuid", "noexec")
+    assert MountOptions.parse("ro,noatime,noexec").kernel == ("noatime", "noexec")
 
 
-@pytest.mark.parametrize("option", ["_netdev", "x-systemd.automount", "x-systemd.idle-timeout=60", "nofail", "ro"])
+@pytest.mark.parametrize(
+    "option", ["_netdev", "x-systemd.automount", "x-systemd.idle-timeout=60", "nofail", "ro", "suid", "dev"]
+)
 def test_those_of_fstab_are_taken_and_mean_nothing_here(option: str) -> None:
     assert MountOptions.parse(option) == MountOptions()
 
