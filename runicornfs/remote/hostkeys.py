@@ -20,6 +20,7 @@ from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from runicornfs.errors import HostKeyChanged, HostKeyUnknown
 from runicornfs.remote.address import SSH_PORT
+from runicornfs.remote.revocations import is_revoked
 from runicornfs.remote.sshconfig import HostSettings
 
 log = logging.getLogger("runicornfs.remote.hostkeys")
@@ -82,13 +83,21 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
         return list(dict.fromkeys(entry.key.get_name() for entry in known if not entry.revoked))
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """Return if `key` is the host's. Raises HostKeyChanged or HostKeyUnknown; appends a newly confirmed key."""
+        """Return if `key` is the host's; appends one that is newly confirmed.
+
+        Raises HostKeyChanged, HostKeyUnknown, and InvalidInput where the list of revoked keys cannot be read.
+        """
         settings = self._settings
         print_of_key, key_type = fingerprint(key), key.get_name()
         known, without_port = list(self._known(self._name())), list(self._known_without_port())
+        revoked_in = None
         if any(entry.revoked and entry.key == key for entry in (*known, *without_port)):
+            revoked_in = "known_hosts"
+        elif settings.revoked_host_keys is not None and is_revoked(key, settings.revoked_host_keys):
+            revoked_in = str(settings.revoked_host_keys)
+        if revoked_in is not None:
             raise HostKeyChanged(
-                f"the host key of {settings.host} ({key_type}, {print_of_key}) is marked as revoked in known_hosts:"
+                f"the host key of {settings.host} ({key_type}, {print_of_key}) is marked as revoked in {revoked_in}:"
                 " ask who runs the server",
                 key_type,
                 print_of_key,

@@ -52,6 +52,7 @@ class HostSettings:
     agent_socket: str | None = None  # None: no agent
     user_known_hosts: tuple[Path, ...] = ()  # a newly accepted key is written to the first
     global_known_hosts: tuple[Path, ...] = ()
+    revoked_host_keys: Path | None = None  # a file with keys that are refused wherever they are shown
     host_key_alias: str | None = None  # the name under which known_hosts has the host, where it is not its own
     host_key_checking: HostKeyChecking = "ask"  # what happens to a key that is not known
     hash_known_hosts: bool = False  # whether a newly accepted key is written under a hashed name
@@ -185,6 +186,7 @@ def _settings(source: RemoteSource, options: dict[str, list[str]], config_file: 
         agent_socket=_agent_socket(options.get("identityagent", [""])[0], tokens),
         user_known_hosts=_files(_words(options.get("userknownhostsfile", ())), tokens),
         global_known_hosts=_files(_words(options.get("globalknownhostsfile", ())), tokens),
+        revoked_host_keys=next(iter(_files(options.get("revokedhostkeys", ()), tokens)), None),
         host_key_alias=host_key_alias,
         host_key_checking=_checking(first("stricthostkeychecking")),
         hash_known_hosts=_is_yes(first("hashknownhosts")),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runicornfs.errors import HostKeyChanged, HostKeyUnknown
+from runicornfs.errors import HostKeyChanged, HostKeyUnknown, InvalidInput
 from runicornfs.remote.hostkeys import Confirm, HostKeyPolicy, UnknownHostKey, accept_fingerprint, fingerprint
 from runicornfs.remote.sshconfig import HostKeyChecking, HostSettings
 
@@ -142,6 +142,40 @@ def test_a_revocation_counts_in_whichever_file_it_stands(settings: HostSettings,
         check(everywhere)
 
 
+class TestRevokedHostKeys:
+    """The option of ssh_config(5), in either of its forms."""
+
+    @pytest.fixture(params=["lines", "list"])
+    def revoking(self, settings: HostSettings, tmp_path: Path, request: pytest.FixtureRequest) -> HostSettings:
+        """With KEY revoked there, and nothing known."""
+        file = tmp_path / "revoked"
+        (tmp_path / "key.pub").write_text(f"{KEY.get_name()} {KEY.get_base64()}\n")
+        if request.param == "lines":
+            file.write_text("# lost\n" + (tmp_path / "key.pub").read_text().replace("\n", " of a stolen disk\n"))
+        else:
+            subprocess.run(["ssh-keygen", "-q", "-k", "-f", file, tmp_path / "key.pub"], check=True, timeout=30)
+        return dataclasses.replace(settings, revoked_host_keys=file)
+
+    def test_a_key_there_is_refused_even_if_it_is_known_or_would_be_confirmed(self, revoking: HostSettings) -> None:
+        with pytest.raises(HostKeyChanged, match="revoked in /"):
+            HostKeyPolicy(revoking, lambda unknown: True).missing_host_key(paramiko.SSHClient(), "", KEY)
+        assert not revoking.user_known_hosts[0].exists()
+        with pytest.raises(HostKeyChanged, match="revoked in /"):
+            check(known(revoking, line("gpu.lab")))
+
+    def test_other_keys_are_judged_as_ever(self, revoking: HostSettings) -> None:
+        check(known(revoking, line("gpu.lab", OTHER)), OTHER)
+
+    def test_where_nobody_can_read_it_no_key_is_accepted(self, revoking: HostSettings) -> None:
+        file = revoking.revoked_host_keys
+        assert file is not None
+        file.write_bytes(file.read_bytes()[:20] if file.read_bytes().startswith(b"SSHKRL") else b"")
+        if not file.read_bytes():
+            file.unlink()
+        with pytest.raises(InvalidInput, match="RevokedHostKeys"):
+            check(known(revoking, line("gpu.lab")))
+
+
 @pytest.mark.parametrize(
     ("hostname", "port", "names"),
     [
@@ -267,6 +301,20 @@ def test_remembering_a_key_leaves_the_other_lines_alone(settings: HostSettings, 
     HostKeyPolicy(elsewhere, lambda unknown: True).missing_host_key(paramiko.SSHClient(), "", KEY)
     after = settings.user_known_hosts[0].read_text()
     assert after == before.rstrip("\n") * bool(before.strip()) + "\n" + line("[gpu.lab]:2222")
+
+
+def test_a_file_that_is_a_link_stays_one_and_keeps_its_mode(settings: HostSettings, tmp_path: Path) -> None:
+    """As with dotfiles that are kept somewhere else."""
+    dotfile = tmp_path / "dotfile"
+    dotfile.write_text(line("cpu.lab"))
+    dotfile.chmod(0o644)
+    path = settings.user_known_hosts[0]
+    path.parent.mkdir()
+    path.symlink_to(dotfile)
+    HostKeyPolicy(settings, lambda unknown: True).missing_host_key(paramiko.SSHClient(), "", KEY)
+    assert path.is_symlink()
+    assert dotfile.read_text() == line("cpu.lab") + line("gpu.lab")
+    assert stat.S_IMODE(dotfile.stat().st_mode) == 0o644
 
 
 def test_a_key_that_is_not_confirmed_is_not_remembered(settings: HostSettings) -> None:

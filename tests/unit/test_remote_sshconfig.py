@@ -27,6 +27,7 @@ Host gpu
   UserKnownHostsFile ~/hosts "/etc/my hosts"
   GlobalKnownHostsFile none
   HostKeyAlias cluster
+  RevokedHostKeys ~/revoked-%r
   StrictHostKeyChecking accept-new
   HashKnownHosts yes
   CertificateFile ~/certs/%r
@@ -71,6 +72,7 @@ def test_an_alias_is_resolved(config: Path) -> None:
     assert settings.identities_only
     assert settings.agent_socket == "/run/agent-ada"
     assert settings.host_key_alias == "cluster"
+    assert settings.revoked_host_keys == Path("~/revoked-ada").expanduser()
     assert settings.user_known_hosts[0] == home / "hosts"
     assert settings.global_known_hosts == ()
     assert settings.host_key_checking == "accept-new"
