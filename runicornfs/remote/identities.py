@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ from runicornfs.errors import AuthenticationFailed, InvalidInput
 Ask = Callable[[str], "str | None"]
 
 _PASSPHRASE_TRIES = 3  # as often as ssh(1) asks
+_LARGEST = 1 << 20  # bytes of a key file; one of RSA with 16384 bits has 13 kB, and a certificate may list much
 _OPENSSH = b"BEGIN OPENSSH PRIVATE KEY"
 HARDWARE = ("sk-ssh-", "sk-ecdsa-")  # how the types of keys begin that live in a security key (FIDO)
 _PUBLIC = (b"ssh-", b"ecdsa-", *map(str.encode, HARDWARE))  # how the text of a public key begins
@@ -97,13 +100,21 @@ def load_private_key(data: bytes, passphrase: str | None, name: str) -> paramiko
 
 
 def read_key_file(path: Path) -> bytes:
-    """The bytes of a key file. Raises InvalidInput."""
+    """The bytes of a key file. Raises InvalidInput, also for what could be read without end."""
     try:
-        return path.read_bytes()
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a FIFO makes nobody wait
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidInput(f"the key file {path} is no regular file")
+            data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         raise InvalidInput(f"there is no key file {path}") from None
     except OSError as error:
         raise InvalidInput(f"the key file {path} cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL in its name
+        raise InvalidInput(f"the key file {str(path)!r} cannot be read: no file has such a name") from None
+    if len(data) > _LARGEST:
+        raise InvalidInput(f"the key file {path} is too large to be a key")
+    return data
 
 
 def open_key_file(path: Path, credentials: Credentials) -> paramiko.PKey:
@@ -147,9 +158,9 @@ def public_half(path: Path) -> bytes | None:
     """The public key that `path` is or has beside it, as SSH sends it."""
     for candidate in (path, path.with_name(path.name + ".pub")):
         try:
-            words = candidate.read_text().split()
+            words = read_key_file(candidate).decode().split()
             return PublicBlob.from_string(" ".join(words[:2])).key_blob
-        except (OSError, ValueError):
+        except (InvalidInput, ValueError):
             continue
     return None
 
@@ -159,9 +170,9 @@ def certificates_for(key: paramiko.PKey, files: Iterable[Path]) -> list[PublicBl
     found = []
     for file in dict.fromkeys(files):
         try:
-            text = file.read_bytes()
+            text = read_key_file(file)
             identity = load_ssh_public_identity(text)
-        except (OSError, ValueError, UnsupportedAlgorithm):
+        except (InvalidInput, ValueError, UnsupportedAlgorithm):
             continue
         if isinstance(identity, SSHCertificate) and _same(identity, key):
             found.append(PublicBlob.from_string(text.decode()))

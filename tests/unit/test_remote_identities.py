@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -122,6 +123,32 @@ def test_a_key_is_tried_once_wherever_it_lies(settings: HostSettings, tmp_path: 
 def test_a_named_key_that_is_missing_is_an_error(settings: HostSettings, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="there is no key file"):
         ways(settings, Credentials((tmp_path / "none",)))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "huge"])
+def test_a_named_key_that_could_be_read_without_end_is_an_error(
+    settings: HostSettings, tmp_path: Path, kind: str
+) -> None:
+    """The API takes the name of a key file: it must not be a way to stop the daemon or to fill its memory."""
+    path = tmp_path / "key"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    with pytest.raises(InvalidInput, match=r"no regular file|too large|Is a directory"):
+        list(Login(settings, Credentials(identity_files=(path,), use_agent=False)).get_sources())
+
+
+def test_what_a_file_that_is_no_key_holds_is_not_told(settings: HostSettings, tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("a secret of mine")
+    with pytest.raises(InvalidInput) as refused:
+        list(Login(settings, Credentials(identity_files=(tmp_path / "diary",), use_agent=False)).get_sources())
+    assert "secret" not in str(refused.value)
 
 
 def test_a_configured_key_that_cannot_be_used_is_passed_over(settings: HostSettings, tmp_path: Path) -> None:
