@@ -196,7 +196,10 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 def _open(path: Path) -> sqlite3.Connection:
     """The writing connection to a database that has the tables of our schema."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite gives -wal and -shm the same mode
+    # SQLite gives -wal and -shm the same mode. A file that is there is not touched: closing any descriptor of it would
+    # take away the locks of our own readers, and the next process that ends would remove the -wal under us.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = _connect(path)
     try:
         connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")

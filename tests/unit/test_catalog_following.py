@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes
 from runicornfs.errors import RunicornFSError
 from tests.unit.observing import a_version, apply, document, index, plain_file
+from tests.waiting import PATIENCE_S
 
 NET = "artifacts/model/net"
 LOG = "vision/train/runs/r1/logs.txt"
@@ -107,3 +110,32 @@ def test_it_can_write_when_the_writer_is_gone(tmp_path: Path) -> None:
     apply(follower, plain_file(LOG, 2, b"2"))
     assert changes[1].generation == follower.generation == changes[0].generation + 1
     follower.close()
+
+
+# Another process that follows for a moment and ends, which makes SQLite tidy up if nobody else is there.
+PASSER_BY = """
+import sys
+from runicornfs.catalog.catalog import Catalog
+catalog = Catalog.follow(sys.argv[1])
+print(catalog.generation)
+catalog.close()
+"""
+
+
+def passes_by(path: Path) -> int:
+    """Which generation another process sees, that then ends."""
+    command = [sys.executable, "-c", PASSER_BY, str(path)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout)
+
+
+def test_who_came_to_write_is_not_overlooked_by_those_who_follow(tmp_path: Path) -> None:
+    """Its locks were lost when it took over, so the first follower that ended removed the log it was writing."""
+    path = tmp_path / "index.db"
+    Catalog.open(path).close()
+    heir = Catalog.follow(path)
+    heir.own()
+    apply(heir, plain_file(LOG, 1))
+    assert passes_by(path) == heir.generation
+    apply(heir, plain_file(LOG, 2, b"2"))
+    assert passes_by(path) == heir.generation
+    heir.close()
