@@ -10,6 +10,7 @@ answered with one line of JSON, the statistics, once it has been carried out:
     drop            close every connection
     drop-after N    close every connection once N more bytes have come down
     stall           pass no more bytes, without closing; resume goes on
+    trickle N       pass N bytes a second of each connection and direction; 0: as fast as before
     refuse          drop, and refuse new connections; accept takes them again
     stats           nothing but the answer
 
@@ -32,6 +33,7 @@ from dataclasses import asdict, dataclass
 CHUNK = 64 * 1024
 # Bytes that wait to be delivered in one direction of one connection; then its sender has to wait.
 QUEUED_BYTES = 256 << 20
+TRICKLE_S = 0.1  # how often a line that trickles looks at how much it may pass
 FAREWELL_S = 2.0  # how long the connections that were dropped at the end may take to notice
 
 
@@ -83,6 +85,10 @@ class Relay:
     def resume(self) -> None:
         self._ask("resume")
 
+    def trickle(self, bytes_per_s: int) -> None:
+        """Passes so little of each connection and direction; 0 ends it at once, also for what waits."""
+        self._ask(f"trickle {bytes_per_s}")
+
     def refuse(self) -> None:
         """Closes every connection and refuses new ones: the server is away."""
         self._ask("refuse")
@@ -119,6 +125,7 @@ class Line:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.accepting = True
+        self.trickling = 0  # bytes a second; 0: not
         self._free_at = {"up": 0.0, "down": 0.0}
         self._drop_at: int | None = None
         self._transports: set[asyncio.Transport] = set()
@@ -148,6 +155,13 @@ class Line:
         if direction == "up" or self._drop_at is None:
             return size
         return min(size, self._drop_at - self.stats.down)
+
+    async def pace(self, size: int) -> None:
+        """Returns when a line that trickles may pass so many bytes."""
+        left = float(size)
+        while self.trickling and left > 0:
+            await asyncio.sleep(TRICKLE_S)
+            left -= self.trickling * TRICKLE_S
 
     def drop_after(self, count: int) -> None:
         self._drop_at = self.stats.down + count
@@ -240,6 +254,7 @@ async def pass_on(line: Line, source: End, target: End) -> None:
             due, piece = await source.next()
             if (early := due - time.monotonic()) > 0:
                 await asyncio.sleep(early)
+            await line.pace(len(piece))
             await line.flowing.wait()
             if not piece:
                 target.transport.write_eof()
@@ -285,6 +300,8 @@ async def steer(line: Line) -> None:
                 line.flowing.clear()
             case ["resume"]:
                 line.flowing.set()
+            case ["trickle", rate]:
+                line.trickling = int(rate)
             case ["refuse"]:
                 line.accepting = False
                 line.drop()

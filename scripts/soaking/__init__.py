@@ -1,0 +1,1 @@
+"""`scripts/soak`: readers, changes, faults and restarts at the same time, and the invariants that must survive them."""
