@@ -151,8 +151,7 @@ class Walk:
         """A folder has these entries."""
         ordered = sorted(entries, key=lambda entry: entry.name)
         place = step.place
-        if place == ROOT:
-            self._check_artifacts(ordered)
+        self._check_mounted(place, ordered)
         if place == ARTIFACT:
             index = next((entry for entry in ordered if entry.name == INDEX_NAME), None)
             changed = None if index is None else (yield from self._changed(self._below(step, INDEX_NAME), index))
@@ -184,12 +183,14 @@ class Walk:
         self.steps += reversed(inner)
 
     def not_listed(self, step: Step, error: OSError) -> Iterator[Event]:
-        """A folder could not be listed. Raises StoreMissing for the root."""
+        """A folder could not be listed. Raises StoreMissing for the root, and for artifacts that were there before."""
         if step.place == ROOT:
             if error.errno in MISSING:
                 raise StoreMissing(f"there is no folder {self.where} on the server")
             raise StoreMissing(f"the folder {self.where} cannot be read: {error.strerror}")
-        if error.errno not in MISSING:
+        if error.errno in MISSING:
+            self._check_mounted(step.place, [])
+        else:
             self.unreadable.append(step.path + b"/")
             self.unseen.pop(step.path, None)
             yield from self._warn(step.path, f"cannot be listed: {error.strerror}")
@@ -240,11 +241,24 @@ class Walk:
             return None
         return status
 
-    def _check_artifacts(self, entries: list[Entry]) -> None:
-        there = any(entry.name == b"artifacts" and entry.is_folder for entry in entries)
-        if not there and any(path.startswith(b"artifacts/") for path in self.unseen):
-            # A file system that is not mounted there at the moment looks like this; it deleted nothing.
-            raise StoreMissing(f"the folder {self.where} has no artifacts folder any more")
+    def _check_mounted(self, place: int, entries: list[Entry]) -> None:
+        """Raises StoreMissing where the root, or the folder of artifacts, looks as it does when the file system that
+        belongs there is not mounted at the moment: that deleted nothing."""
+        folders = {entry.name for entry in entries if entry.is_folder and folder_in(place, entry.name) is not None}
+        if place == ROOT and b"artifacts" not in folders and self._knows_artifacts():
+            self._not_mounted(self.where, "has no artifacts folder any more")
+        if place == ROOT and self.unseen and folders <= {b"lost+found"}:
+            self._not_mounted(self.where, "is empty now")
+        if place == ARTIFACTS and not folders and self._knows_artifacts():
+            self._not_mounted(self.where.rstrip("/") + "/artifacts", "is empty now")
+
+    def _knows_artifacts(self) -> bool:
+        return any(path.startswith(b"artifacts/") for path in self.unseen)
+
+    def _not_mounted(self, where: str, state: str) -> None:
+        raise StoreMissing(
+            f"the folder {where} {state}: is a file system not mounted there? Nothing was taken as deleted"
+        )
 
     def _index_done(self, step: Step) -> None:
         if step.place == INDEX:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -174,6 +175,49 @@ def test_a_store_whose_artifacts_vanished_deleted_nothing(root: Path) -> None:
     (root / "artifacts").rename(root.parent / "elsewhere")
     with pytest.raises(StoreMissing, match="no artifacts folder"):
         events(root, known)
+
+
+@pytest.mark.parametrize("there", [[], ["lost+found"], [".snapshot"]])
+def test_a_store_of_runs_of_which_nothing_is_left_deleted_nothing(tmp_path: Path, there: list[str]) -> None:
+    """A file system that is not mounted leaves an empty folder, or one with what some other one has."""
+    put(tmp_path / "store", "vision/train/runs/r1/meta.json")
+    known = state(events(tmp_path / "store"))
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    (tmp_path / "store").mkdir()
+    for name in there:
+        (tmp_path / "store" / name).mkdir()
+    with pytest.raises(StoreMissing, match="is empty now"):
+        events(tmp_path / "store", known)
+
+
+def test_artifacts_on_a_file_system_of_their_own_that_is_away_are_not_deleted(root: Path) -> None:
+    known = state(events(root))
+    (root / "artifacts").rename(root.parent / "elsewhere")
+    (root / "artifacts").mkdir()
+    (root / "artifacts/.dedup").mkdir()
+    with pytest.raises(StoreMissing, match="artifacts is empty now"):
+        events(root, known)
+
+
+def test_the_only_project_may_get_another_name(tmp_path: Path) -> None:
+    put(tmp_path, "vision/train/runs/r1/meta.json")
+    known = state(events(tmp_path))
+    (tmp_path / "vision").rename(tmp_path / "speech")
+    found = events(tmp_path, known)
+    assert paths(found, DOCUMENT) == ["speech/train/runs/r1/meta.json"]
+    assert "vision/train/runs/r1/meta.json" in paths(found, GONE)
+
+
+def test_a_project_and_a_type_that_are_deleted_are_gone_while_others_stay(root: Path) -> None:
+    put(root, "second/train/runs/r1/meta.json")
+    put(root, "artifacts/dataset/d/versions.json")
+    known = state(events(root))
+    shutil.rmtree(root / "second")
+    shutil.rmtree(root / "artifacts/dataset")
+    gone = paths(events(root, known), GONE)
+    assert "second/train/runs/r1/meta.json" in gone
+    assert "artifacts/dataset/d/versions.json" in gone
+    assert not any(path.startswith(("artifacts/model", "vision")) for path in gone)
 
 
 def test_older_stores_with_runs_and_sweeps_at_the_root(tmp_path: Path) -> None:
