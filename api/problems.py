@@ -32,6 +32,7 @@ STATUSES: dict[type[errors.RunicornFSError], int] = {
     errors.ConnectionLost: 503,
     errors.OwnerGone: 503,
     errors.TimedOut: 504,
+    errors.OutcomeUnknown: 504,
     errors.AuthenticationFailed: 502,
     errors.HostKeyUnknown: 409,
     errors.HostKeyChanged: 409,
@@ -54,7 +55,7 @@ MEANINGS = {
     422: "The request is malformed; the answer names the field.",
     502: "The server answered wrongly, or what it keeps is damaged.",
     503: "The server, or the process that keeps the cache, cannot be reached.",
-    504: "The server did not answer in time.",
+    504: "The server did not answer in time; with `outcome_unknown` it may have made the change all the same.",
     507: "There is no space left.",
 }
 # What Starlette itself refuses.

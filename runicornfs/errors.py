@@ -111,6 +111,12 @@ class TimedOut(ServerError):
     is_temporary = True
 
 
+class OutcomeUnknown(ServerError):
+    """The server was asked for a change and did not get to say whether it made it."""
+
+    code = "outcome_unknown"
+
+
 class AuthenticationFailed(ServerError):
     """The server refused every way to log in that was tried."""
 

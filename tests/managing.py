@@ -12,6 +12,7 @@ from runicornfs.demo.sshd import PrivateSshd
 from runicornfs.manage.editors import Editor, LocalEditor, ServerEditor
 from runicornfs.manage.manager import Manager
 from runicornfs.remote.scan import scan_folder, scan_store
+from runicornfs.remote.server import Server
 from runicornfs.sync.export import MetadataExport
 from runicornfs.sync.syncer import Scan, Syncer
 from tests.remotes import server_at
@@ -24,11 +25,14 @@ SFTP_ONLY = ["ForceCommand internal-sftp"]
 class Managed:
     """A store with its catalog, synced once, and what edits it."""
 
-    def __init__(self, folder: Path, scan: Scan, editor: Editor) -> None:
+    def __init__(self, folder: Path, scan: Scan, editor: Editor, server: Server | None = None) -> None:
         folder.mkdir(parents=True)
+        self.server = server
         self.catalog = Catalog.open(folder / "index.db")
         self.syncer = Syncer(self.catalog, scan, MetadataExport(folder / "metadata", self.catalog.document))
-        self.manager = Manager(self.catalog, editor, self.syncer.export, self.syncer.start)
+        self.manager = Manager(self.catalog, editor, self.syncer.export, self.syncer.owe)
+        if server is not None:
+            server.on_state(lambda state: self.syncer.reached() if state == "connected" else None)
 
     def sync(self) -> None:
         run = self.syncer.start()
@@ -46,6 +50,9 @@ class Managed:
         return {alias: version for found in self.catalog.artifacts.all() if found.name == name
                 for alias, version in found.aliases.items()}  # fmt: skip
 
+    def is_connected(self) -> bool:
+        return self.server is None or self.server.state == "connected"
+
     def close(self) -> None:
         self.syncer.cancel()
         self.syncer.join()
@@ -53,15 +60,18 @@ class Managed:
 
 
 @contextmanager
-def managed(way: str, folder: Path, root: Path, sshd: PrivateSshd | None = None) -> Iterator[Managed]:
-    """The store at `root`, edited in one of WAYS; `sshd` is a server of the kind that the way needs."""
+def managed(
+    way: str, folder: Path, root: Path, sshd: PrivateSshd | None = None, port: int | None = None
+) -> Iterator[Managed]:
+    """The store at `root`, edited in one of WAYS; `sshd` is a server of the kind that the way needs, `port` that of a
+    relay before it."""
     with ExitStack() as stack:
         if way == "local":
             store = Managed(folder, lambda known: scan_folder(str(root), known), LocalEditor(str(root)))
         else:
             assert sshd is not None
-            server = stack.enter_context(server_at(sshd, root))
-            store = Managed(folder, lambda known: scan_store(server, str(root), known), ServerEditor(server))
+            server = stack.enter_context(server_at(sshd, root, port=port))
+            store = Managed(folder, lambda known: scan_store(server, str(root), known), ServerEditor(server), server)
         stack.callback(store.close)
         store.sync()
         yield store

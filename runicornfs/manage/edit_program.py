@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import stat
 import sys
 import time
@@ -36,7 +37,7 @@ from runicornfs.store.edits import INDEX, OURS, EditRefused, Plan, State, plan
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without loading typing on the server
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from typing import Any
 
     from runicornfs.remote.walk import Event
@@ -266,11 +267,18 @@ def remove_tree(name: str, dir_fd: int) -> Iterator[None]:
     os.rmdir(name, dir_fd=dir_fd)
 
 
-def edit(root: bytes, artifact: bytes, request: dict[str, Any]) -> list[str]:
-    """Makes one edit of the artifact whose folder is named; returns what is to be said about it. Raises EditRefused."""
+def edit(
+    root: bytes, artifact: bytes, request: dict[str, Any], is_wanted: Callable[[], bool] = lambda: True
+) -> list[str]:
+    """Makes one edit of the artifact whose folder is named; returns what is to be said about it. Raises EditRefused.
+
+    `is_wanted` is asked under the lock, which may have taken its time.
+    """
     with refusals(), contextlib.closing(ArtifactFolder(root, artifact)) as folder:
         for _ in range(TRIES):
             with folder.locked() as lock:
+                if not is_wanted():
+                    raise EditRefused("conflict", "whoever asked for it has gone: nothing was changed")
                 try:
                     wanted = plan(request, folder.name, folder.state(request["version"]), time.time())
                     return folder.carry_out(wanted, request["version"], lock)
@@ -305,6 +313,13 @@ def refusals() -> Generator[None, None, None]:
         raise EditRefused(code, f"{error.strerror}{where}") from None
 
 
+def somebody_listens() -> bool:
+    """Whether standard output still leads to somebody: sshd closes its end when the line breaks."""
+    listening = select.poll()
+    listening.register(1, 0)  # errors and the end are told in any case
+    return not listening.poll(0)
+
+
 def main() -> None:
     """Reads one request from standard input, writes the marker and then the frames to standard output."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
@@ -312,6 +327,7 @@ def main() -> None:
     known = unpack_known(read_exactly(stdin, request["known_bytes"]))
     root, artifact = bytes.fromhex(request["root"]), bytes.fromhex(request["artifact"])
     stdout.write(request["marker"].encode("ascii"))
+    stdout.flush()  # who does not see it takes it that nothing was changed
     frames = FrameWriter(stdout)
     told = time.monotonic()
     try:
@@ -322,7 +338,8 @@ def main() -> None:
                     frames.write(ALIVE, [])
             frames.write(DONE, [])
         else:
-            frames.write(DONE, list(edit(root, artifact, request["edit"])))
+            frames.write(DONE, list(edit(root, artifact, request["edit"], somebody_listens)))
+            frames.flush()  # whatever becomes of the line now, this is known
             for event in look(root, artifact, known):
                 frames.write(event[0], header_of(event), event[5] if event[0] == DOCUMENT else b"")
         frames.write(END, [])

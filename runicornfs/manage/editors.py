@@ -100,7 +100,7 @@ class ServerEditor:
             return done
         root = self._server.address.root
         with self._server.session() as session:
-            with _refusals():
+            with _refusals(), helper.uncertain():
                 notes = edit_by_sftp(session, root, artifact, edit)
             unpacked = helper_program.unpack_known(packed)
             return Done(notes, _gathered(scan_by_sftp(session, root, unpacked, os.fsencode(artifact))))
@@ -119,8 +119,9 @@ class ServerEditor:
         # In hexadecimal: every byte of a path arrives as it is, whatever the locale there.
         request = {"root": os.fsencode(root).hex(), "artifact": os.fsencode(artifact).hex(), "edit": edit}
         try:
-            with helper.answering(self._server, text, request, packed) as frames:
-                notes = _notes(frames, patient=edit["action"] == edit_program.SWEEP)
+            changes = edit["action"] != edit_program.SWEEP
+            with helper.answering(self._server, text, request, packed, changes=changes) as frames:
+                notes = _notes(frames, patient=not changes)
                 done = Done(notes, _gathered(helper.events(frames)))
         except helper.HelperUnavailable as why:
             log.info("no program runs for this account on %s (%s): editing over SFTP", self._server.address.host, why)

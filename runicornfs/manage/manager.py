@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from runicornfs.catalog.catalog import Catalog
 from runicornfs.catalog.update import Changes
-from runicornfs.errors import Conflict, RunicornFSError
+from runicornfs.errors import Conflict, OutcomeUnknown, RunicornFSError
 from runicornfs.manage.editors import Edit, Editor
 from runicornfs.remote.events import Event, Gone
 from runicornfs.store.edits import DELETE_FOR_GOOD
@@ -29,7 +29,8 @@ SWEEP_S = 10.0
 class Manager:
     """Thread-safe. `_turn` is held while an edit is made and shown.
 
-    `amended` is told what an edit changed in the catalog; `resync` starts a sync where that could not be found out.
+    `amended` is told what an edit changed in the catalog; `resync` has a sync made, as soon as that is possible, where
+    that could not be found out.
     """
 
     def __init__(
@@ -49,11 +50,15 @@ class Manager:
         """Makes an edit (see `runicornfs.store.edits`) of the artifact whose folder is named, and shows it; returns
         what should be known of how it went. Touches the network.
 
-        Raises NotFound, Conflict, InvalidInput, MalformedRecord and ServerErrors, with nothing changed;
-        ConnectionLost and TimedOut leave open whether something was.
+        Raises NotFound, Conflict, InvalidInput, MalformedRecord, NoSpace and ServerErrors, with nothing changed;
+        OutcomeUnknown leaves open whether something was, and the next sync, which has begun then, shows it.
         """
         with self._in_turn():
-            done = self._editor.edit(artifact, edit, self._catalog.known_in(artifact))
+            try:
+                done = self._editor.edit(artifact, edit, self._catalog.known_in(artifact))
+            except OutcomeUnknown:
+                self._resync()
+                raise
             notes = list(done.notes)
             if done.events is None:
                 self._resync()

@@ -23,6 +23,7 @@ ERRNOS: dict[type[errors.RunicornFSError], int] = {
     errors.ConnectionLost: errno.ENETUNREACH,
     errors.OwnerGone: errno.ENETUNREACH,
     errors.TimedOut: errno.ETIMEDOUT,
+    errors.OutcomeUnknown: errno.EIO,
     errors.AuthenticationFailed: errno.ENETUNREACH,
     errors.HostKeyUnknown: errno.ENETUNREACH,
     errors.HostKeyChanged: errno.ENETUNREACH,

@@ -23,7 +23,15 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Protocol
 
-from runicornfs.errors import AccessDenied, ProtocolError, ServerError, StoreUnusable, TimedOut
+from runicornfs.errors import (
+    AccessDenied,
+    OutcomeUnknown,
+    ProtocolError,
+    ServerError,
+    StoreUnusable,
+    TimedOut,
+    Unreachable,
+)
 from runicornfs.remote import helper_program, walk
 from runicornfs.remote.events import Event, Known, typed
 from runicornfs.remote.server import ExecChannel, Server
@@ -65,10 +73,13 @@ def scan_by_helper(server: Server, root: str, packed: bytes) -> Iterator[Event]:
 
 
 @contextlib.contextmanager
-def answering(server: Server, text: bytes, request: dict[str, Any], packed: bytes) -> Iterator[Frames]:
+def answering(
+    server: Server, text: bytes, request: dict[str, Any], packed: bytes, *, changes: bool = False
+) -> Iterator[Frames]:
     """Runs a program on the server, as `program` makes it, for as long as the context; yields what it answers.
 
-    Raises HelperUnavailable before anything was asked for, and ServerError where the line is bad.
+    Raises HelperUnavailable where no program has run, and ServerError where the line is bad. With `changes` the request
+    is for a change: then whatever else goes wrong once it was sent, also in the context, becomes OutcomeUnknown.
     """
     marker = f"runicornfs-{secrets.token_hex(16)}\n"
     header = json.dumps(request | {"marker": marker, "known_bytes": len(packed)})
@@ -81,11 +92,24 @@ def answering(server: Server, text: bytes, request: dict[str, Any], packed: byte
         sender = threading.Thread(target=_send, args=(channel, data), name="helper-request", daemon=True)
         sender.start()
         try:
-            _skip_banner(channel, marker.encode())
-            yield Frames(channel)
+            with uncertain() if changes else contextlib.nullcontext():
+                _skip_banner(channel, marker.encode(), silence_is_refusal=not changes)
+                yield Frames(channel)
         finally:
             channel.close()
             sender.join()
+
+
+@contextlib.contextmanager
+def uncertain() -> Iterator[None]:
+    """A change has been asked for: an answer that does not come, or makes no sense, says nothing about it. Raises
+    OutcomeUnknown in place of the errors that say so."""
+    try:
+        yield
+    except (Unreachable, TimedOut, ProtocolError) as error:
+        raise OutcomeUnknown(
+            f"{error}: whether the change was made is not known, and shows after the next sync"
+        ) from error
 
 
 def pack(known: Known) -> bytes:
@@ -118,8 +142,11 @@ def _send(channel: ExecChannel, data: bytes) -> None:
         return  # the reader of the channel meets the same end and reports it
 
 
-def _skip_banner(channel: ExecChannel, marker: bytes) -> None:
-    """Leaves the channel just behind the marker: asks for no more bytes than the marker still lacks."""
+def _skip_banner(channel: ExecChannel, marker: bytes, silence_is_refusal: bool = True) -> None:
+    """Leaves the channel just behind the marker: asks for no more bytes than the marker still lacks.
+
+    A shell that neither runs the program nor ends is silent; so is a line behind which the program runs.
+    """
     deadline = time.monotonic() + BANNER_S
     seen, count = b"", 0  # the end of what was printed, and how much it was
     while not seen.endswith(marker):
@@ -127,6 +154,8 @@ def _skip_banner(channel: ExecChannel, marker: bytes) -> None:
         try:
             data = channel.read(len(marker) - begun)
         except TimedOut:
+            if not silence_is_refusal:
+                raise
             # If it is the line that is silent, whoever tries the other way will meet that.
             raise HelperUnavailable(f"the account's shell ran no program within {TIMEOUT_S:g} s") from None
         if not data:

@@ -184,10 +184,13 @@ class FrameWriter:
             self.output.write(self.compressor.compress(part))
             self.pending += len(part)
         if self.pending >= self.piece or kind == ALIVE:
-            self.output.write(self.compressor.flush(zlib.Z_SYNC_FLUSH))
-            self.output.flush()
-            self.pending = 0
+            self.flush()
             self.piece = min(2 * self.piece, self.LAST_FLUSH)
+
+    def flush(self) -> None:
+        self.output.write(self.compressor.flush(zlib.Z_SYNC_FLUSH))
+        self.output.flush()
+        self.pending = 0
 
     def close(self) -> None:
         self.output.write(self.compressor.flush())

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from runicornfs.errors import AccessDenied, TimedOut
+from runicornfs.errors import AccessDenied, ConnectionLost, TimedOut
 from runicornfs.remote.connection import Connection
 from runicornfs.remote.line import Line
 from runicornfs.remote.sftp import SftpSession
@@ -91,6 +91,8 @@ class Sessions:
                 if isinstance(error, AccessDenied) and self._count > 0:
                     self._limit = self._count
                     return None
+            if isinstance(error, ConnectionLost) and self._connection.has_ended():
+                raise ConnectionLost("the connection broke while SFTP was asked for") from error
             if isinstance(error, AccessDenied):
                 raise AccessDenied(f"{error}, without which no file can be read: have it switched on there") from error
             raise

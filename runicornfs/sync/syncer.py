@@ -34,6 +34,7 @@ class SyncRun:
 
     def __init__(self, full: bool) -> None:
         self.full = full
+        self.pays = 0  # the last debt that it settles if it succeeds: see `Syncer.owe`
         self.committed = threading.Event()
         self.finished = threading.Event()
         self.error: Exception | None = None
@@ -66,6 +67,9 @@ class Syncer:
         self._last_sync: float | None = None
         self._count = 0
         self._errors = 0
+        self._debt = 0  # how often a sync was owed so far,
+        self._paid = 0  # and up to which of these one has been made that began later
+        self._again = False  # the run under way is followed by another while one is owed
 
     @property
     def progress(self) -> SyncProgress:
@@ -91,8 +95,22 @@ class Syncer:
             self._refuse_at_the_end()
             if self._run is not None and not self._run.committed.is_set():
                 return self._run
-            self._tracker.start()
-            return self._launch(self._work, SyncRun(full), self._scan)
+            return self._begin(SyncRun(full))
+
+    def owe(self) -> None:
+        """What the server has is not known any more: a sync that begins now or later has to find out. Returns at once.
+
+        One that runs may have passed already, and one that fails because the server is away is made up for by
+        `reached`.
+        """
+        with self._lock:
+            self._debt += 1
+            self._pay()
+
+    def reached(self) -> None:
+        """The server can be reached (again): starts the sync that is owed, if one is. Returns at once."""
+        with self._lock:
+            self._pay()
 
     def start_over(self, forget: bool = False) -> SyncRun:
         """Removes the export and reads everything again, when a sync that runs has ended; returns at once.
@@ -155,6 +173,19 @@ class Syncer:
                 return
             run.finished.wait()
 
+    def _begin(self, run: SyncRun) -> SyncRun:
+        """Under the lock."""
+        run.pays = self._debt
+        self._tracker.start()
+        return self._launch(self._work, run, self._scan)
+
+    def _pay(self) -> None:
+        """Starts a sync if one is owed, now or after the one that runs. Under the lock."""
+        if self._run is not None and not self._run.committed.is_set():
+            self._again = True
+        elif self._debt != self._paid and not self._closing.is_set():
+            self._begin(SyncRun(full=False))
+
     def _refuse_at_the_end(self) -> None:
         """Under the lock."""
         if self._closing.is_set():
@@ -163,6 +194,7 @@ class Syncer:
     def _launch(self, work: Callable[..., None], run: SyncRun, *arguments: object) -> SyncRun:
         """Under the lock."""
         self._run = run
+        self._again = False
         thread = threading.Thread(target=work, args=(run, *arguments), name="sync")
         self._threads = [other for other in self._threads if other.is_alive()] + [thread]
         thread.start()
@@ -201,6 +233,11 @@ class Syncer:
         finally:
             run.committed.set()
             run.finished.set()
+            with self._lock:
+                if run.error is None:
+                    self._paid = max(self._paid, run.pays)
+                if self._again and run is self._run:
+                    self._pay()
 
     def _sync(self, run: SyncRun, scan: Scan) -> None:
         started = None if scan is _all_gone else time.time()

@@ -130,7 +130,9 @@ class OpenedStore:
         """This process syncs from now on, and answers to others."""
         export = MetadataExport(self.folder.metadata, self.catalog.document)
         syncer = self._syncer = Syncer(self.catalog, self._origin.scan, export, lambda: _make_room(contents))
-        manager = Manager(self.catalog, self._origin.editor, syncer.export, syncer.start)
+        manager = Manager(self.catalog, self._origin.editor, syncer.export, syncer.owe)
+        if self.server is not None:
+            self.server.on_state(lambda state: syncer.reached() if state == "connected" else None)
         upkeep = self.upkeep = OwnUpkeep(syncer, self.server, manager)
         self._role.callback(syncer.join)
         if self.server is not None:

@@ -45,7 +45,7 @@ class World:
         self.catalog.on_change(self.told.append)
         export = MetadataExport(folder / "metadata", self.catalog.document)
         self.syncer = Syncer(self.catalog, self._scan, export)
-        self.manager = Manager(self.catalog, self, self.syncer.export, self.syncer.start)
+        self.manager = Manager(self.catalog, self, self.syncer.export, self.syncer.owe)
 
     def _scan(self, known: Known) -> Iterator[Event]:
         self.known.append(dict(known))

@@ -160,6 +160,64 @@ def test_a_second_request_joins_the_sync_that_runs(world: World) -> None:
     assert world.syncer.start() is not first
 
 
+def test_a_sync_that_is_owed_is_not_the_one_that_runs_already(world: World) -> None:
+    """It may have passed what has changed."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Event]:
+        yield META
+        reached.set()
+        go_on.wait(20)
+
+    world.answer = slow
+    world.syncer.start()
+    assert reached.wait(20)
+    world.syncer.owe()
+    go_on.set()
+    wait_until(lambda: world.syncer.counts == (2, 0), "the sync that is owed")
+    world.syncer.reached()
+    assert len(world.asked) == 2, "nothing is owed any more"
+
+
+def test_a_sync_that_is_owed_is_made_when_the_server_can_be_reached(world: World) -> None:
+    def away() -> Iterator[Event]:
+        raise Unreachable("the server is away")
+        yield
+
+    world.answer = away
+    world.syncer.owe()
+    wait_until(lambda: world.syncer.counts == (0, 1), "the sync to fail")
+    world.answer = lambda: [META]
+    world.syncer.reached()
+    wait_until(lambda: world.syncer.counts == (1, 1), "the sync that is owed")
+    assert world.catalog.children("runs/r1") != []
+
+
+def test_the_line_may_be_back_before_the_sync_that_it_broke_has_ended(world: World) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def broken() -> Iterator[Event]:
+        reached.set()
+        go_on.wait(20)
+        world.answer = lambda: [META]
+        raise Unreachable("the line broke")
+        yield
+
+    world.answer = broken
+    world.syncer.owe()
+    assert reached.wait(20)
+    world.syncer.reached()
+    go_on.set()
+    wait_until(lambda: world.syncer.counts == (1, 1), "the sync that is owed")
+
+
+def test_where_nothing_is_owed_a_line_that_is_back_starts_no_sync(world: World) -> None:
+    world.syncer.reached()
+    world.sync()
+    world.syncer.reached()
+    assert len(world.asked) == 1
+
+
 def test_a_sync_need_not_wait_for_the_export_of_the_one_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     write = MetadataExport.write
