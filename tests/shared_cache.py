@@ -14,13 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from runicornfs.content import guest as guest_module
+from runicornfs.content import owner as owner_module
 from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.guest import GuestContents
 from runicornfs.content.handover import HandoverContents
 from runicornfs.content.identity import Identity
 from runicornfs.content.owner import OwnerSocket
-from runicornfs.errors import OwnerGone
+from runicornfs.errors import OwnerGone, TimedOut
 from tests.fake_transfers import FakeTransfers
 from tests.waiting import PATIENCE_S
 
@@ -69,6 +71,14 @@ class Owner:
             return reader.read(0, identity.size)
         finally:
             reader.close()
+
+
+class QuickOwner(Owner):
+    """Says that it is there ten times a second."""
+
+    def __init__(self, folder: Path, server: Path, limit: int = 1 << 40) -> None:
+        owner_module.BEAT_S = 0.1
+        super().__init__(folder, server, limit)
 
 
 class Guest:
@@ -143,6 +153,29 @@ class Guest:
 
     def clear(self) -> None:
         self.contents.clear()
+
+
+class ImpatientGuest(Guest):
+    """Takes an owner that was silent for a second for one that is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        guest_module.SILENCE_S = 1.0
+        guest_module.GLANCE_S = 0.2
+        super().__init__(folder)
+
+    def look(self, key: str) -> tuple[object, ...]:
+        """What a listing asks for."""
+        return (*self.contents.cached_bytes([key])[key], self.contents.free_bytes())
+
+    def unanswered(self, identity: Identity, times: int) -> int:
+        """Opens it so often; how often nobody answered."""
+        count = 0
+        for _ in range(times):
+            try:
+                self.contents.open(identity).close()
+            except TimedOut:
+                count += 1
+        return count
 
 
 class Process:

@@ -18,13 +18,11 @@ from runicornfs.cli.client import ApiClient
 from runicornfs.cli.launching import launch_options, launched
 from runicornfs.cli.names import ArtifactName
 from runicornfs.cli.options import api_option, json_option, type_option
-from runicornfs.cli.parameters import SOURCE, ApiAddress, LaunchOptions
+from runicornfs.cli.parameters import MOUNTPOINT, SOURCE, ApiAddress, LaunchOptions
 from runicornfs.errors import AmbiguousName, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.store.paths import printable
 
-# Not looked at by click: what stands there may be a mount whose daemon is gone.
-MOUNTPOINT = click.Path(path_type=Path, readable=False)
 POLL_S = 0.1  # how often a waiting command asks how far the daemon is
 
 

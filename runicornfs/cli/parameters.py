@@ -151,6 +151,8 @@ def parse_path(text: str) -> Path:
 
 
 PATH = Parsed("path", parse_path)
+# As it was typed. No click.Path, which asks for what stands there: that may be a mount whose daemon does not answer.
+MOUNTPOINT = Parsed("path", Path)
 SOURCE = Parsed("source", Source.parse)
 SIZE = Parsed("size", parse_size)
 INTERVAL = Parsed("seconds", parse_interval)

@@ -1,7 +1,8 @@
 """The contents of a cache folder that another process owns: asked for over the owner's socket.
 
 All that is asked is one question and its answer, over one of a few connections, each of which has one question under
-way at a time.
+way at a time. An owner that was not heard of for some time is stopped: then nothing is asked, and everything fails at
+once, until it is heard again. What is asked for the sake of a listing alone is waited for only briefly.
 
 `_lock` protects the connections, the readers by key, the callbacks and whether the owner is gone; nothing is called
 and nothing is waited for under it. One thread listens to what the owner tells.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -39,8 +41,11 @@ log = logging.getLogger("runicornfs.content")
 
 # How often a read that waits asks whether the program that wants it is still there.
 POLL_S = 0.25
-# The owner says every BEAT_S that it works on an answer. After some silent ones it is stopped, not busy.
+# The owner says every BEAT_S that it is there. After some silent ones it is stopped, not busy.
 SILENCE_S = 4 * BEAT_S
+# What is answered from the owner's memory takes milliseconds; who wants to know it can do without.
+GLANCE_S = 1.0
+GLANCES = frozenset(["cached_bytes", "moves", "free_bytes"])
 # Reads under way at once; more wait for their turn, so that one guest does not take all that the owner has.
 READS = 32
 # Connections kept for the next question.
@@ -52,8 +57,9 @@ CLOSING_S = 5.0
 class GuestContents:
     """Implements `contents.Contents` for a folder whose owner is another process. Thread-safe.
 
-    All that asks raises OwnerGone once the owner is gone, TimedOut where it is silent, and what the owner's contents
-    raise. `close` leaves readers with the descriptors they have: these go on without the owner.
+    All that asks raises OwnerGone once the owner is gone, TimedOut where it is silent (GLANCES after GLANCE_S, the rest
+    after SILENCE_S), and what the owner's contents raise. `close` leaves readers with the descriptors they have: these
+    go on without the owner.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +74,8 @@ class GuestContents:
         self._gone = False
         self._closed = False
         self._slots = threading.BoundedSemaphore(READS)
-        self._events, greeting = self._connect({"op": "hello"})
+        self._heard = math.inf  # when there was a word of the owner; before the first one nothing can be missed
+        self._events, greeting = self._connect({"op": "hello"}, math.inf)
         self._token = greeting["token"]
         self._mismatches = int(greeting["mismatches"])
         self._thread = threading.Thread(target=self._listen, name="runicornfs-guest", daemon=True)
@@ -162,7 +169,9 @@ class GuestContents:
 
     def call(self, name: str, **arguments: object) -> Any:
         """Asks the owner's contents or one of its handlers; what JSON can say goes there and comes back."""
-        return json.loads(self.ask({"op": "call", "name": name}, json.dumps(arguments).encode()).body)
+        patience = GLANCE_S if name in GLANCES else math.inf
+        question = json.dumps(arguments).encode()
+        return json.loads(self.ask({"op": "call", "name": name}, question, patience=patience).body)
 
     def on_event(self, name: str, callback: Callable[[dict[str, Any]], None]) -> None:
         """`callback(data)` is called when the owner announces this, on a thread that hears nothing else meanwhile."""
@@ -187,16 +196,23 @@ class GuestContents:
             if interrupted():
                 raise Interrupted("the program that waited for its turn to read has given up")
         try:
-            return _checked(self._exchange(header, b"", interrupted))
+            return _checked(self._exchange(header, b"", interrupted, math.inf))
         except _Torn:
             return self.ask(header, b"", interrupted)
         finally:
             self._slots.release()
 
-    def ask(self, header: dict[str, Any], body: bytes = b"", interrupted: Interruption = never) -> Frame:
-        """The owner's answer; raises the error that it is."""
+    def ask(
+        self,
+        header: dict[str, Any],
+        body: bytes = b"",
+        interrupted: Interruption = never,
+        patience: float = math.inf,
+    ) -> Frame:
+        """The owner's answer, waited for as long as it says that it is there, but for `patience` seconds at most;
+        raises the error that it is."""
         try:
-            return _checked(self._exchange(header, body, interrupted))
+            return _checked(self._exchange(header, body, interrupted, patience))
         except _Torn as error:
             raise self._lose() from error
 
@@ -215,42 +231,57 @@ class GuestContents:
 
     # The connections
 
-    def _exchange(self, header: dict[str, Any], body: bytes, interrupted: Interruption) -> Frame:
+    def _exchange(self, header: dict[str, Any], body: bytes, interrupted: Interruption, patience: float) -> Frame:
         """A question and its answer. Raises _Torn where the connection was lost."""
-        connection = self._take()
+        if self._is_silent():
+            raise self._no_answer()
+        connection = self._take(patience)
         answer = None
         try:
             connection.send(header, body)
-            answer = self._answer(connection, interrupted)
+            answer = self._answer(connection, interrupted, patience)
             return answer
         except ConnectionLost as error:
             raise _Torn from error
         finally:
             self._give_back(connection, answer is not None)
 
-    def _answer(self, connection: Connection, interrupted: Interruption) -> Frame:
-        heard = time.monotonic()
+    def _answer(self, connection: Connection, interrupted: Interruption, patience: float) -> Frame:
+        asked = heard = time.monotonic()
         while True:
-            if connection.readable(POLL_S):
+            if connection.readable(min(POLL_S, patience)):
                 frame = connection.receive()
                 if frame is None:
                     raise ConnectionLost("the process that owns the cache has closed the connection")
+                heard = self._heard = time.monotonic()
                 if "beat" not in frame.header:
                     return frame
-                heard = time.monotonic()
             elif interrupted():
                 raise Interrupted("the program that waited for the process that owns the cache has given up")
-            elif time.monotonic() - heard > SILENCE_S:
-                raise TimedOut(f"the process that owns {self._folder} does not answer: it may be stopped")
+            now = time.monotonic()
+            if now - asked > patience or now - heard > SILENCE_S or self._is_silent():
+                raise self._no_answer()
 
-    def _take(self) -> Connection:
+    def _is_silent(self) -> bool:
+        """Whether the owner was not heard of for so long that it must be stopped."""
+        if self._gone or time.monotonic() - self._heard <= SILENCE_S:
+            return False
+        try:
+            return not self._events.readable(0)  # what nobody has listened to yet was said all the same
+        except ValueError:  # closed under our hands: it is gone
+            return False
+
+    def _no_answer(self) -> TimedOut:
+        return TimedOut(f"the process that owns {self._folder} does not answer: it may be stopped")
+
+    def _take(self, patience: float) -> Connection:
         """A connection for one question."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
             if connection is not None:
                 self._in_use.add(connection)
         if connection is None:
-            connection = self._join()
+            connection = self._join(patience)
             with self._lock:
                 self._in_use.add(connection)
         if self._gone:
@@ -258,21 +289,21 @@ class GuestContents:
             raise self._owner_gone()
         return connection
 
-    def _join(self) -> Connection:
+    def _join(self, patience: float) -> Connection:
         if self._gone:
             raise self._owner_gone()
         try:
-            return self._connect({"op": "join", "token": self._token})[0]
+            return self._connect({"op": "join", "token": self._token}, patience)[0]
         except OwnerGone as error:
             raise self._lose() from error
 
-    def _connect(self, header: dict[str, Any]) -> tuple[Connection, dict[str, Any]]:
+    def _connect(self, header: dict[str, Any], patience: float) -> tuple[Connection, dict[str, Any]]:
         """A new connection that begins with this, and what the owner says to it."""
         connection = wire.connect(self._folder)
         try:
             with contextlib.suppress(ConnectionLost):  # who turns us away may have said so without listening
                 connection.send({**header, "version": wire.VERSION})
-            return connection, _checked(self._answer(connection, never)).header
+            return connection, _checked(self._answer(connection, never, patience)).header
         except ConnectionLost as error:
             connection.close()
             raise self._owner_gone() from error
@@ -310,6 +341,7 @@ class GuestContents:
     def _listen(self) -> None:
         try:
             while (frame := self._events.receive()) is not None:
+                self._heard = time.monotonic()
                 self._tell(frame.header)
         except RunicornFSError as error:
             log.info("the process that owns %s is not listened to any more: %s", self._folder, error)

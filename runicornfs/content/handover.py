@@ -9,6 +9,7 @@ asked under it. Whoever finds the owner gone waits for the next one, but not lon
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runicornfs.content.contents import (
+    REMOTE,
     CachedFile,
     CacheStatus,
     Contents,
@@ -27,7 +29,7 @@ from runicornfs.content.contents import (
     never,
 )
 from runicornfs.content.identity import Identity
-from runicornfs.errors import ContentMismatch, Interrupted, OwnerGone, RunicornFSError, Unreachable
+from runicornfs.errors import ContentMismatch, Interrupted, OwnerGone, RunicornFSError, TimedOut, Unreachable
 
 log = logging.getLogger("runicornfs.content")
 
@@ -47,6 +49,7 @@ class HandoverContents:
         self._contents = contents
         self._lost_at: float | None = None
         self._closed = False
+        self._unanswered = itertools.count(1)
         self._callbacks: list[Callable[[str], None]] = []
         self._readers: set[HandoverReader] = set()
         self._mismatches_before = 0  # what the count of the present contents lacks
@@ -108,16 +111,26 @@ class HandoverContents:
         return reader
 
     def cached_bytes(self, keys: list[str]) -> dict[str, tuple[int, str]]:
-        """See `contents.Contents`."""
-        return self._ask(lambda contents: contents.cached_bytes(keys))
+        """See `contents.Contents`. Nothing is known to be here while there is nobody to ask: folders are listed all the
+        same."""
+        try:
+            return self._ask(lambda contents: contents.cached_bytes(keys))
+        except (TimedOut, Unreachable):
+            return dict.fromkeys(keys, (0, REMOTE))
 
     def moves(self) -> int:
-        """See `contents.Contents`."""
-        return self._ask(lambda contents: contents.moves())
+        """See `contents.Contents`. Without anybody to ask another number each time: it may be as well."""
+        try:
+            return self._ask(lambda contents: contents.moves())
+        except (TimedOut, Unreachable):
+            return -next(self._unanswered)
 
     def free_bytes(self) -> int:
-        """See `contents.Contents`."""
-        return self._ask(lambda contents: contents.free_bytes())
+        """See `contents.Contents`. None while there is nobody to ask."""
+        try:
+            return self._ask(lambda contents: contents.free_bytes())
+        except (TimedOut, Unreachable):
+            return 0
 
     def status(self) -> CacheStatus:
         """See `contents.Contents`."""

@@ -64,7 +64,7 @@ DROPPED = "dropped"
 MAX_READ = 2 << 20
 # Some dozens of guests with some requests each. Each connection costs a thread and a descriptor.
 MAX_CONNECTIONS = 512
-# While a guest waits for its answer it hears this often that we are there.
+# A guest hears this often that we are there, also over each connection on which it waits for an answer.
 BEAT_S = 5.0
 # Whoever has connected says within this time who it is.
 GREETING_S = 10.0
@@ -236,8 +236,8 @@ class OwnerSocket:
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_S):
             with self._lock:
-                busy = list(self._busy)
-            for connection in busy:
+                listening = [*self._busy, *(session.events for session in self._sessions.values())]
+            for connection in listening:
                 connection.beat()
 
     def _open(self, session: Session, connection: Connection, frame: Frame) -> None:

@@ -122,7 +122,8 @@ class Table:
             entry = self._revive(identity, record)
             if entry is not None:
                 return entry
-            log.warning("what was cached of %s cannot be used; it will be fetched again", identity.path)
+            if record.cached_bytes:  # else there may never have been a file: no descriptor was left for it
+                log.warning("what was cached of %s cannot be used; it will be fetched again", identity.path)
             with contextlib.suppress(OSError):  # a disk that cannot even delete keeps the space
                 self._discard(record)
         return Entry(identity, new_name(identity.key), None, -1, verified=False)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from runicornfs.errors import ConnectionLost, OwnerGone, ProtocolError, Refused, RunicornFSError, TimedOut
 
 # Changes with anything that is said over the socket. Both ends must have the same.
-VERSION = 1
+VERSION = 2
 SOCKET_NAME = "owner.sock"
 
 # Headers are short. The longest bodies are lists of all that is cached, at some 200 bytes a content.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 from runicornfs.errors import InvalidInput, MountUnavailable, Refused
@@ -13,6 +15,8 @@ from runicornfs.errors import InvalidInput, MountUnavailable, Refused
 # /proc/self/mounts escapes space, tab, newline and backslash as octal (getmntent(3)).
 ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 FILE_SYSTEM_TYPE = "fuse.runicornfs"
+# A daemon answers this within milliseconds, however slow its line is. One that does not is stopped.
+ANSWER_TIMEOUT_S = 5.0
 UNMOUNT_TIMEOUT_S = 30  # fusermount3 answers at once, unless the kernel waits for a reader
 
 
@@ -68,14 +72,28 @@ def resolved(path: Path) -> Path:
 
 
 def is_stale(path: Path) -> bool:
-    """True where one of our mounts stands whose daemon is gone."""
+    """True where one of our mounts stands whose daemon is gone. Raises Refused where that does not answer."""
     if mounted_type(path) != FILE_SYSTEM_TYPE:
         return False
+    answers: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # Nothing but the end of the process ends the wait for a daemon that is stopped.
+    threading.Thread(target=lambda: answers.put(_error_of_asking(path)), name="statfs", daemon=True).start()
+    try:
+        return answers.get(timeout=ANSWER_TIMEOUT_S) in (errno.ENOTCONN, errno.ECONNABORTED)
+    except queue.Empty:
+        raise Refused(
+            f"the runicornfs that is mounted on {path} does not answer, it may be stopped: "
+            "let it go on or end it, then try again"
+        ) from None
+
+
+def _error_of_asking(path: Path) -> int:
+    """What a file system says, as an errno; 0 where nothing is wrong."""
     try:
         os.statvfs(path)  # the kernel keeps no answer to this, as it may to stat
     except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+        return error.errno or 0
+    return 0
 
 
 def mounted_type(path: Path) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from runicornfs.content.blocks import BLOCK
 from tests.fake_transfers import FakeTransfers, content_of
-from tests.shared_cache import Failure, Guest, Owner, Process
+from tests.shared_cache import Failure, Guest, ImpatientGuest, Owner, Process, QuickOwner
 from tests.waiting import wait_until
 
 FILE = content_of(40 * BLOCK + 100)
@@ -31,6 +31,11 @@ class Sharing:
 
     def guest(self) -> Process:
         return self._stack.enter_context(Process(Guest, self.folder))
+
+    def quick(self) -> tuple[Process, Process]:
+        """An owner and a guest that notices soon when it is stopped."""
+        owner = self._stack.enter_context(Process(QuickOwner, self.folder, self.server.root))
+        return owner, self._stack.enter_context(Process(ImpatientGuest, self.folder))
 
 
 @pytest.fixture
@@ -149,6 +154,30 @@ def test_an_owner_that_is_stopped_holds_up_no_content_that_is_whole(sharing: Sha
     os.kill(owner.pid, signal.SIGSTOP)
     assert guest.do("read_on", identity) == FILE
     os.kill(owner.pid, signal.SIGCONT)
+
+
+@pytest.mark.promise("A6")
+def test_folders_are_listed_while_the_owner_is_stopped(sharing: Sharing) -> None:
+    identity = sharing.server.add("a", FILE, digest=False)
+    owner, guest = sharing.quick()
+    assert owner.do("read", identity) == FILE
+    assert guest.do("look", identity.key)[:2] == (len(FILE), "cached")
+    os.kill(owner.pid, signal.SIGSTOP)
+    assert guest.do("look", identity.key) == (0, "remote", 0)
+    os.kill(owner.pid, signal.SIGCONT)
+    wait_until(lambda: guest.do("look", identity.key)[:2] == (len(FILE), "cached"), "the owner to be heard again")
+
+
+def test_an_owner_that_is_stopped_is_waited_for_once(sharing: Sharing) -> None:
+    """Each wait costs a second here: all of them would take longer than this test may."""
+    identity = sharing.server.add("a", FILE)
+    owner, guest = sharing.quick()
+    os.kill(owner.pid, signal.SIGSTOP)
+    assert guest.do("unanswered", identity, 200) == 200
+    os.kill(owner.pid, signal.SIGCONT)
+    wait_until(lambda: not guest.do("unanswered", identity, 1), "the owner to be heard again")
+    guest.do("open", identity)
+    assert guest.do("read_on", identity) == FILE
 
 
 def test_a_guest_that_is_stopped_holds_up_no_other(sharing: Sharing) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
 from tests.conftest import MountLocal, MountStore
-from tests.mounts import Mounted
+from tests.mounts import PATIENCE_S, Mounted
 from tests.waiting import wait_until
 
 MiB = 1 << 20
@@ -120,6 +122,27 @@ def test_a_killed_owner_comes_back_as_the_second(
     assert (again.mountpoint / BIG).read_bytes() == weights
     assert (guest.mountpoint / BIG).read_bytes() == weights
     assert ask(again, "/api/remote/cache")["bytes_fetched"] == len(weights)
+
+
+@pytest.mark.promise("A6")
+def test_a_stopped_owner_holds_up_no_listing_no_mount_and_no_umount(
+    two: tuple[Mounted, Mounted], mount_store: MountStore, store_writer: StoreWriter
+) -> None:
+    owner, guest = two
+    owner.process.send_signal(signal.SIGSTOP)
+    try:
+        listed = subprocess.run(
+            ["ls", "-l", guest.mountpoint / BIG], capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert str(24 * MiB) in listed.stdout
+        subprocess.run(["df", guest.mountpoint], stdout=subprocess.DEVNULL, timeout=PATIENCE_S, check=True)
+        refused = guest.run("mount", str(store_writer.root), str(owner.mountpoint), check=False)
+        assert (refused.returncode, "does not answer, it may be stopped" in refused.stderr) == (1, True)
+        guest.run("umount", str(owner.mountpoint))
+        assert not owner.is_mounted()
+    finally:
+        owner.process.send_signal(signal.SIGCONT)
+    assert owner.process.wait(PATIENCE_S) == 0
 
 
 def test_a_local_store_is_mounted_twice(mount_local: MountLocal, sample_store: Path) -> None:

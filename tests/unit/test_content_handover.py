@@ -141,7 +141,7 @@ def test_who_waits_for_an_owner_that_does_not_come_is_told(
     monkeypatch.setattr(handover_module, "PATIENCE_S", 0.1)
     with closing(contents.open(server.add("a", FILE))) as reader:
         owners.end()
-        for ask in (contents.status, contents.free_bytes, lambda: reader.read(0, 10)):
+        for ask in (contents.status, contents.pins, lambda: reader.read(0, 10)):
             with pytest.raises(Unreachable, match="no other has taken its place"):
                 ask()
         contents.switch(owners.begin())
