@@ -27,10 +27,13 @@ class Machine:
         self.environment = environment_in(folder)
         self.mountpoint = folder / "mount"
 
-    def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Runs the command to its end. Its output is no pipe: a daemon would keep that open."""
+    def run(self, *arguments: str, cwd: Path | None = None, closed: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs the command to its end. Its output is no pipe: a daemon would keep that open. closed: what it does not
+        get, as a shell says it (`<&-`)."""
         with open(self.folder / "out", "w+") as out, open(self.folder / "err", "w+") as err:
             command = [sys.executable, "-m", "runicornfs", *arguments]
+            if closed:
+                command = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
             status = subprocess.run(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, timeout=60
             ).returncode
@@ -81,6 +84,20 @@ def test_it_leaves_the_terminal_and_its_folder(machine: Machine, mount: tuple[st
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
     assert os.readlink(f"/proc/{pid}/fd/2").endswith("/daemon.log")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed_are_no_files_of_ours(
+    machine: Machine, mount: tuple[str, ...], sample_store: Path, closed: str
+) -> None:
+    """The lock, a database or the kernel's device once got the numbers 0 to 2, which `--daemon` then took from them."""
+    started = machine.run("mount", "--daemon", *mount, closed=closed)
+    assert started.returncode == 0, started.stderr
+    (pid,) = machine.daemons
+    opened = [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)]
+    assert opened[0] == os.devnull
+    assert all(path.endswith("/daemon.log") for path in opened[1:])
+    assert (machine.mountpoint / RESNET).read_bytes() == (sample_store / RESNET).read_bytes()
 
 
 def test_umount_ends_it(machine: Machine, mount: tuple[str, ...]) -> None:
