@@ -13,7 +13,7 @@ from runicornfs.catalog.database import Database
 from runicornfs.catalog.nodes import inode_of
 from runicornfs.errors import AmbiguousName, NotFound
 from runicornfs.store import layout
-from runicornfs.store.fields import VERSION_LIMIT, check_depth, parse_object
+from runicornfs.store.fields import VERSION_LIMIT, check_depth, parse_object, with_unicode_names
 from runicornfs.store.paths import shown
 from runicornfs.store.records import DEPTH_LIMIT
 
@@ -141,8 +141,9 @@ class Artifacts:
         where they are nested too deep to be handed on."""
         record = parse_object(self._version_document("metadata_document", ref, version))
         check_depth(record, DEPTH_LIMIT)
-        record["aliases"] = self._aliases(ref).get(version, [])
-        return record
+        said: dict[str, Any] = with_unicode_names(record)
+        said["aliases"] = self._aliases(ref).get(version, [])
+        return said
 
     def manifest_document(self, ref: ArtifactRef, version: int) -> bytes:
         """manifest.json. Raises NotFound."""

@@ -15,7 +15,7 @@ from typing import Any
 from runicornfs.catalog.database import Database
 from runicornfs.catalog.nodes import inode_of
 from runicornfs.errors import MalformedRecord, NotFound
-from runicornfs.store.fields import parse_object
+from runicornfs.store.fields import parse_object, with_unicode_names
 from runicornfs.store.paths import shown
 from runicornfs.store.records import parse_version_metadata
 
@@ -169,7 +169,7 @@ def _run(row: tuple[Any, ...]) -> Run:
         best_metric_value=row[10],
         artifacts_created_count=row[11],
         artifacts_used_count=row[12],
-        summary=None if summary is None else parse_object(summary),
+        summary=None if summary is None else with_unicode_names(parse_object(summary)),
     )
 
 

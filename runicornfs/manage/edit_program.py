@@ -32,7 +32,7 @@ from runicornfs.remote.helper_program import (
     token_of,
     unpack_known,
 )
-from runicornfs.remote.walk import ALIVE, DOCUMENT, DOCUMENT_LIMIT
+from runicornfs.remote.walk import ALIVE, DOCUMENT, RECORD_LIMIT
 from runicornfs.store.edits import INDEX, OURS, EditRefused, Plan, State, plan
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without loading typing on the server
@@ -172,10 +172,10 @@ class ArtifactFolder:
             return None
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > DOCUMENT_LIMIT:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > RECORD_LIMIT:
                 raise EditRefused("malformed_record", f"{path} is no file that could be changed")
             self.seen[path] = token_of(status)
-            return file.read(DOCUMENT_LIMIT)
+            return file.read(RECORD_LIMIT)
 
     def carry_out(self, wanted: Plan, version: int, lock: int) -> list[str]:
         """Returns what is to be said about it. Raises Changed, with nothing done."""

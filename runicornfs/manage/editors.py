@@ -39,6 +39,8 @@ Edit = dict[str, Any]  # see `runicornfs.store.edits`
 
 # More new records than this, in bytes, are not held in memory for an edit's sake: the next sync brings them.
 MOST_BYTES = 256 << 20
+# Seconds of an edit with the look at what it has changed. It takes some round trips, and may wait for a lock for 25.
+WITHIN_S = 120.0
 EVENT_BYTES = 512  # about what one takes without its content
 # Characters of what a server says that are shown.
 LONGEST_MESSAGE = 500
@@ -99,7 +101,7 @@ class ServerEditor:
         if done is not None:
             return done
         root = self._server.address.root
-        with self._server.session() as session:
+        with self._server.session() as session, session.within(WITHIN_S):
             with _refusals(), helper.uncertain():
                 notes = edit_by_sftp(session, root, artifact, edit)
             unpacked = helper_program.unpack_known(packed)
@@ -107,7 +109,7 @@ class ServerEditor:
 
     def sweep(self, artifact: str) -> None:
         if self._by_program(artifact, {"action": edit_program.SWEEP}, helper.pack(())) is None:
-            with self._server.session() as session, _refusals():
+            with self._server.session() as session, session.within(helper.QUIET_S), _refusals():
                 sweep_by_sftp(session, self._server.address.root, artifact)
 
     def _by_program(self, artifact: str, edit: Edit, packed: bytes) -> Done | None:
@@ -120,7 +122,8 @@ class ServerEditor:
         request = {"root": os.fsencode(root).hex(), "artifact": os.fsencode(artifact).hex(), "edit": edit}
         try:
             changes = edit["action"] != edit_program.SWEEP
-            with helper.answering(self._server, text, request, packed, changes=changes) as frames:
+            within_s = WITHIN_S if changes else helper.QUIET_S
+            with helper.answering(self._server, text, request, packed, within_s, changes=changes) as frames:
                 notes = _notes(frames, patient=not changes)
                 done = Done(notes, _gathered(helper.events(frames)))
         except helper.HelperUnavailable as why:

@@ -24,7 +24,7 @@ from runicornfs.errors import MissingOnServer, ServerError
 from runicornfs.manage.edit_program import ASIDE, TRIES, VERSION_FOLDER
 from runicornfs.remote.packets import READ_FOR_READING, Attributes, Code, Kind, Packet, read_body, string, uint32
 from runicornfs.remote.sftp import SftpSession
-from runicornfs.remote.walk import DOCUMENT_LIMIT
+from runicornfs.remote.walk import RECORD_LIMIT
 from runicornfs.store.edits import INDEX, OURS, EditRefused, Plan, State, plan
 
 POSIX_RENAME = b"posix-rename@openssh.com"
@@ -61,8 +61,8 @@ def edit_by_sftp(session: SftpSession, root: str, artifact: str, edit: dict[str,
     folder = _Folder(session, root, artifact)
     with folder.locked():
         for _ in range(TRIES):
-            wanted = plan(edit, artifact.rpartition("/")[2], folder.state(edit["version"]), time.time())
             with contextlib.suppress(_Changed):
+                wanted = plan(edit, artifact.rpartition("/")[2], folder.state(edit["version"]), time.time())
                 return folder.carry_out(wanted, edit["version"])
     raise EditRefused("conflict", "other programs change it all the time: try again in a moment")
 
@@ -164,28 +164,38 @@ class _Folder:
     def _look(self, path: str) -> _Seen | None:
         """A file as it is now, None where this account cannot read one."""
         place = self._place(path)
-        looked, opened = self._session.ask_all(
-            (Kind.LSTAT, string(place)), (Kind.OPEN, string(place) + uint32(READ_FOR_READING) + uint32(0))
-        )
-        handle = self._session.handle(opened, place) if opened.kind == Kind.HANDLE else None
+        attributes = self._lstat(place)
+        if attributes is None:
+            return None
+        if not attributes.is_file or attributes.size is None or attributes.size > RECORD_LIMIT:
+            raise EditRefused("malformed_record", f"{path} is no file that could be changed")
+        # Only now: the server would wait for whoever writes into a pipe, and we with it.
+        opened = self._session.ask(Kind.OPEN, string(place) + uint32(READ_FOR_READING) + uint32(0))
+        if _is_status(opened, Code.NO_SUCH_FILE, Code.PERMISSION_DENIED):
+            return None
+        if opened.kind != Kind.HANDLE:
+            raise EditRefused("malformed_record", f"{path} is no file that could be changed")
+        handle = self._session.handle(opened, place)
         try:
-            attributes = self._there(looked, place)
-            if attributes is None or _is_status(opened, Code.NO_SUCH_FILE, Code.PERMISSION_DENIED):
-                return None
-            if handle is None or not attributes.is_file or (attributes.size or 0) > DOCUMENT_LIMIT:
-                raise EditRefused("malformed_record", f"{path} is no file that could be changed")
-            return _Seen(self._content(handle, place), attributes)
+            content = self._content(handle, place, attributes.size + 1)
         finally:
-            if handle is not None:
-                self._close(handle)
+            self._close(handle)
+        if len(content) != attributes.size:
+            raise _Changed
+        return _Seen(content, attributes)
 
-    def _content(self, handle: bytes, place: bytes) -> bytes:
+    def _content(self, handle: bytes, place: bytes, most: int) -> bytes:
+        """All of a file, or so many bytes of it."""
         content = bytearray()
-        while len(content) <= DOCUMENT_LIMIT:
-            answer = self._session.ask(Kind.READ, read_body(handle, len(content), self._session.read_limit))
-            if self._session.is_end(answer):
+        while len(content) < most:
+            length = min(most - len(content), self._session.read_limit)
+            answer = self._session.ask(Kind.READ, read_body(handle, len(content), length))
+            data = self._session.data(answer, place)
+            if not data:
                 break
-            content += self._session.data(answer, place)
+            if len(data) > length:
+                raise self._session.nonsense(f"sent {len(data)} bytes where {length} were asked for")
+            content += data
         return bytes(content)
 
     def _replace(self, path: str, content: bytes) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from runicornfs.errors import UnsafePath
 from runicornfs.remote import walk
 from runicornfs.store.observed import Observed, ObservedKind
-from runicornfs.store.paths import check_relative
+from runicornfs.store.paths import check_relative, printable
 
 _KINDS = {
     walk.DOCUMENT: ObservedKind.DOCUMENT,
@@ -24,6 +24,7 @@ _KINDS = {
     walk.DIRECTORY: ObservedKind.DIRECTORY,
 }
 _LONGEST_NOTICE = 500  # characters of what a server says about one path
+_LONGEST_TOKEN = 64  # bytes: ours have at most 32, and it is to travel back with the next scan
 _LATEST_NS = 2**62  # nanoseconds since 1970: a later time would not fit where times are kept
 
 
@@ -75,23 +76,37 @@ def _about(path: str, kind: int, fields: list[Any]) -> Event:
     if kind == walk.GONE:
         return Gone(path)
     if kind == walk.WARNING:
-        return Notice(f"{path}: {str(fields[0])[:_LONGEST_NOTICE]}")
+        return Notice(printable(f"{path}: {str(fields[0])[:_LONGEST_NOTICE]}"))
     if kind not in _KINDS:
         raise ValueError(f"unknown kind {kind}")
     if kind == walk.DIRECTORY:
-        return Observed(path, _KINDS[kind], fields[0], 0, 0, None)
+        return Observed(path, _KINDS[kind], _token(fields[0]), 0, 0, None)
     token, size, mtime_ns, *content = fields
+    if kind == walk.DOCUMENT and len(content[0]) != size:
+        raise ValueError(f"{len(content[0])} bytes came of a document of {size!r:.50}")
     return Observed(
         path,
         _KINDS[kind],
-        token,
+        _token(token),
         _count(size),
-        max(0, min(int(mtime_ns), _LATEST_NS)),
+        max(0, min(_whole(mtime_ns), _LATEST_NS)),
         content[0] if kind == walk.DOCUMENT else None,
     )
 
 
-def _count(number: Any) -> int:
-    if not isinstance(number, int) or not 0 <= number < 2**62:
-        raise ValueError(f"{number!r} is no count")
+def _token(token: bytes) -> bytes:
+    if len(token) > _LONGEST_TOKEN:
+        raise ValueError(f"a token has {len(token)} bytes")
+    return token
+
+
+def _whole(number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"{number!r:.50} is no whole number")
     return number
+
+
+def _count(number: Any) -> int:
+    if not 0 <= _whole(number) < 2**62:
+        raise ValueError(f"{number!r:.50} is no count")
+    return int(number)

@@ -47,7 +47,10 @@ BANNER_TAIL = 500  # bytes of it that are kept: enough for a message, and more t
 BANNER_S = 60.0  # seconds that they may take for it all
 # A path has at most 4096 bytes, written with escapes of six characters each at worst.
 HEADER_LIMIT = 64 * 1024
+LONGEST_MESSAGE = 500  # characters of what the helper says of the store that are shown
 TIMEOUT_S = 30.0  # a busy server may take its time to start Python; after that the helper shows that it is alive
+# For so long a helper may do nothing but show that it is alive: a walk over millions of files on a slow disk.
+QUIET_S = 3600.0
 CHUNK = 256 * 1024  # bytes asked of the channel, and bytes decompressed, at a time
 
 
@@ -68,15 +71,16 @@ def scan_by_helper(server: Server, root: str, packed: bytes) -> Iterator[Event]:
     Raises HelperUnavailable before the first event or never, StoreUnusable where there is no store, and ServerError
     where the line or the answer is bad.
     """
-    with answering(server, program(walk, helper_program), {"root": root}, packed) as frames:
-        yield from events(frames)
+    with answering(server, program(walk, helper_program), {"root": root}, packed, QUIET_S) as frames:
+        yield from events(frames, QUIET_S)
 
 
 @contextlib.contextmanager
 def answering(
-    server: Server, text: bytes, request: dict[str, Any], packed: bytes, *, changes: bool = False
+    server: Server, text: bytes, request: dict[str, Any], packed: bytes, within_s: float, *, changes: bool = False
 ) -> Iterator[Frames]:
-    """Runs a program on the server, as `program` makes it, for as long as the context; yields what it answers.
+    """Runs a program on the server, as `program` makes it, for as long as the context; yields what it answers, for so
+    many seconds: see `Frames`.
 
     Raises HelperUnavailable where no program has run, and ServerError where the line is bad. With `changes` the request
     is for a change: then whatever else goes wrong once it was sent, also in the context, becomes OutcomeUnknown.
@@ -94,7 +98,7 @@ def answering(
         try:
             with uncertain() if changes else contextlib.nullcontext():
                 _skip_banner(channel, marker.encode(), silence_is_refusal=not changes)
-                yield Frames(channel)
+                yield Frames(channel, within_s)
         finally:
             channel.close()
             sender.join()
@@ -176,15 +180,21 @@ def _did_not_start(channel: ExecChannel, seen: bytes) -> HelperUnavailable:
 
 
 class Frames:
-    """Cuts the compressed stream into frames, with bounded memory."""
+    """Cuts the compressed stream into frames, with bounded memory, for `within_s` seconds: then it is TimedOut."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, within_s: float = QUIET_S) -> None:
         self._source = source
+        self.within(within_s)
         self._decompressor = zlib.decompressobj()
         self._buffer = bytearray()
 
+    def within(self, seconds: float) -> None:
+        """So long they may go on from now."""
+        self._deadline = time.monotonic() + seconds
+
     def next(self) -> tuple[int, list[Any], bytes]:
-        """Kind, header and body of the next frame. Raises ProtocolError."""
+        """Kind, header and body of the next frame. Raises ProtocolError and TimedOut."""
+        self._check_time()
         kind, header_length, body_length = helper_program.FRAME.unpack(self._take(helper_program.FRAME.size))
         if header_length > HEADER_LIMIT or body_length > walk.DOCUMENT_LIMIT:
             raise ProtocolError("the helper sent an oversized frame")
@@ -196,6 +206,10 @@ class Frames:
             raise ProtocolError("the helper sent a frame that is not readable")
         return kind, header, self._take(body_length)
 
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimedOut("the helper on the server goes on answering and does not come to an end")
+
     def _take(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._fill()
@@ -204,6 +218,7 @@ class Frames:
         return taken
 
     def _fill(self) -> None:
+        self._check_time()
         data = self._decompressor.unconsumed_tail or self._source.read(CHUNK)
         if not data or self._decompressor.eof:
             raise ProtocolError("the helper's answer ended early")
@@ -213,19 +228,21 @@ class Frames:
             raise ProtocolError("the helper's answer is damaged") from None
 
 
-def events(frames: Frames) -> Iterator[Event]:
-    """The events of a scan, to its end. Raises StoreUnusable and ProtocolError."""
+def events(frames: Frames, quiet_s: float | None = None) -> Iterator[Event]:
+    """The events of a scan, to its end; `quiet_s`: so long each may take. Raises StoreUnusable and what `next` does."""
     while True:
         kind, header, body = frames.next()
+        if quiet_s is not None and kind != walk.ALIVE:
+            frames.within(quiet_s)
         try:
             if kind == helper_program.END:
                 return
             if kind == helper_program.FAILED:
-                raise StoreUnusable(str(header[0]))
+                raise StoreUnusable(printable(str(header[0])[:LONGEST_MESSAGE]))
             if kind not in (walk.PLAN, walk.ALIVE):
                 header[0] = os.fsencode(header[0])
             if kind in (walk.DOCUMENT, walk.UNREADABLE, walk.FILE, walk.DIRECTORY):
                 header[1] = bytes.fromhex(header[1])
             yield from typed([(kind, *header, body) if kind == walk.DOCUMENT else (kind, *header)])
         except (ValueError, TypeError, IndexError) as error:
-            raise ProtocolError(f"the helper sent a frame that makes no sense: {error}") from None
+            raise ProtocolError(f"the helper sent a frame that makes no sense: {printable(str(error))}") from None

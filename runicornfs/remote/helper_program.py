@@ -18,12 +18,14 @@ import struct
 import sys
 import time
 import zlib
+from itertools import islice
 
 from runicornfs.remote.walk import (
     ALIVE,
     DOCUMENT,
     GONE,
     INDEX,
+    NAMES_LIMIT,
     ONLY,
     PLAN,
     READ_TRIES,
@@ -69,16 +71,16 @@ def status_of(status: os.stat_result) -> Status:
 class DiskEntry:
     """A name in a folder of this machine."""
 
-    __slots__ = ("is_folder", "is_link", "name", "path")
+    __slots__ = ("folder", "is_folder", "is_link", "name")
 
-    def __init__(self, path: bytes, name: bytes, is_folder: bool, is_link: bool) -> None:
-        self.path = path
+    def __init__(self, folder: bytes, name: bytes, is_folder: bool, is_link: bool) -> None:
+        self.folder = folder
         self.name = name
         self.is_folder = is_folder
         self.is_link = is_link
 
     def status(self) -> Status:
-        return status_of(os.lstat(self.path))
+        return status_of(os.lstat(os.path.join(self.folder, self.name)))
 
 
 class Scan:
@@ -114,14 +116,16 @@ class Scan:
         folder = self.local(step.path)
         if step.place in ONLY:
             name = ONLY[step.place]
-            path = os.path.join(folder, name)
-            mode = os.lstat(path).st_mode
-            return [DiskEntry(path, name, stat.S_ISDIR(mode), stat.S_ISLNK(mode))]
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            return [DiskEntry(folder, name, stat.S_ISDIR(mode), stat.S_ISLNK(mode))]
         with os.scandir(folder) as entries:
-            return [
-                DiskEntry(entry.path, entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink())
-                for entry in entries
+            found: list[Entry] = [
+                DiskEntry(folder, entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink())
+                for entry in islice(entries, NAMES_LIMIT + 1)
             ]
+        if len(found) > NAMES_LIMIT:
+            raise OSError(errno.EFBIG, f"it has more than {NAMES_LIMIT} entries")
+        return found
 
     def document(self, step: Step) -> Iterator[Event]:
         try:
@@ -136,7 +140,7 @@ class Scan:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 before = status_of(os.fstat(descriptor))
-                check_document(before)
+                check_document(path, before)
                 content = read_up_to(descriptor, before.size + 1)
                 after = status_of(os.fstat(descriptor))
             finally:

@@ -41,6 +41,7 @@ from runicornfs.store.paths import check_relative
 
 __all__ = ["Counters", "ExecChannel", "RemoteFile", "Server", "Timeouts"]
 
+_INSPECTION_S = 120.0  # seconds of a look at the store's root, which is some 30 listings at most
 _UNKNOWN_LINE = (0.05, 0.0)  # s and bytes/s that `line` answers before anything was measured
 
 
@@ -203,7 +204,7 @@ class Server:
 
     def inspect_store(self) -> StructureReport:
         """What is at the root. Raises Unreachable, TimedOut, AccessDenied (no SFTP there)."""
-        with self._link() as link, link.sessions.borrow() as session:
+        with self._link() as link, link.sessions.borrow() as session, session.within(_INSPECTION_S):
             report = inspect(session, self.address.host, self.address.root)
             return replace(report, python3=link.runs_helper)
 

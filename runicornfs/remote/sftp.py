@@ -8,10 +8,11 @@ A session belongs to one thread at a time. After an error that leaves answers ou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -32,7 +33,7 @@ from runicornfs.remote.packets import (
     string,
     uint32,
 )
-from runicornfs.store.paths import printable, shown
+from runicornfs.store.paths import NAME_LIMIT, printable, shown
 
 DEFAULT_HANDLES = 100  # open files and folders that a server lets us have if it does not say how many
 DEFAULT_READ = 32 << 10  # bytes of one READ that every server takes (draft-ietf-secsh-filexfer-02, section 3)
@@ -41,6 +42,11 @@ _LEAST_READ = 4 << 10  # bytes: a server that says less is not believed; a short
 _LARGEST_RECEIVE = 1 << 20  # bytes taken from the channel at once: any of its packets whole
 _KEPT_HANDLES = 16  # open files a session keeps: servers allow some hundred, and a reader comes back to few files
 _MOST_NAMES = 100_000  # entries of one directory that are taken: a store's have some thousand
+# A server that answers in drops is as good as silent: of a minute of waiting this much must have come (one small answer
+# in seven seconds).
+_TRICKLE_S = 60.0
+_TRICKLE_BYTES = 256
+DOTS = (b".", b"..")  # what every listing has and nobody asks for
 _MOST_OF_A_MESSAGE = 200  # characters of the server's own words that are shown
 
 T = TypeVar("T")
@@ -80,6 +86,9 @@ class SftpSession:
         self._last_id = 0
         self._unheeded: set[int] = set()  # requests whose answers do not matter: CLOSE
         self._files: OrderedDict[bytes, OpenFile] = OrderedDict()
+        self._deadline: float | None = None  # of what is asked for `within` a time
+        self._waited = 0.0  # seconds since progress was looked at, and the bytes that they brought
+        self._came = 0
 
     def start(self) -> None:
         """Agree on the version and ask for the server's limits: two round trips."""
@@ -90,7 +99,7 @@ class SftpSession:
             raise ConnectionLost("the SFTP session ended as soon as it began: can this account use SFTP?") from error
         except ProtocolError as error:
             raise ProtocolError(f"{error}: does a start-up file of the account's shell print something?") from error
-        if hello.kind != Kind.VERSION or hello.id < VERSION:
+        if hello.kind != Kind.VERSION or hello.id != VERSION:  # we offered no other
             raise self.nonsense("did not answer as an SFTP server of version 3")
         self.extensions = frozenset(name for name, _ in self._parsed(hello, Fields.pairs))
         if b"limits@openssh.com" in self.extensions:
@@ -101,6 +110,18 @@ class SftpSession:
                     self.read_limit = min(max(largest_read, _LEAST_READ), LARGEST_READ)
                 if handles:
                     self.handle_limit = handles
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """All that is asked in this context takes no longer than this, and one wait for progress: TimedOut then.
+
+        For what would otherwise end only when the server wants it to.
+        """
+        self._deadline = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._deadline = None
 
     @property
     def is_open(self) -> bool:
@@ -158,14 +179,17 @@ class SftpSession:
         """Names in a directory with what the server says about each (symlinks not followed), without `.` and `..`."""
         handle = self.handle(self.ask(Kind.OPENDIR, string(path)), path)
         found: list[tuple[bytes, Attributes]] = []
+        told = 0
         try:
             while True:
                 more = (Kind.READDIR, string(handle))
                 for answer in self.ask_all(more, more):  # the second one usually says already that this was all
                     if self.is_end(answer):
                         return found
-                    found += self.names(answer, path)
-                    if len(found) > _MOST_NAMES:
+                    names = self.names(answer, path)
+                    found += [entry for entry in names if entry[0] not in DOTS]
+                    told += len(names)  # of those that say nothing, too: a server could go on with them for ever
+                    if told > _MOST_NAMES:
                         raise ServerError(
                             f"{shown(os.fsdecode(path))} on the server has more than {_MOST_NAMES} entries"
                         )
@@ -253,6 +277,7 @@ class SftpSession:
         )
 
     def _receive(self) -> bytes:
+        began = time.monotonic()
         try:
             data = self._channel.recv(_LARGEST_RECEIVE)
         except TimeoutError as error:
@@ -265,7 +290,21 @@ class SftpSession:
             self.close()
             raise ConnectionLost("the connection to the server broke")
         self._heard()
+        self._check_progress(began, len(data))
         return data
+
+    def _check_progress(self, began: float, size: int) -> None:
+        now = time.monotonic()
+        if self._deadline is not None and now > self._deadline:
+            self.close()
+            raise TimedOut("the server goes on answering and does not come to an end")
+        self._waited += now - began
+        self._came += size
+        if self._waited > _TRICKLE_S:
+            came, self._waited, self._came = self._came, 0.0, 0
+            if came < _TRICKLE_BYTES:
+                self.close()
+                raise TimedOut(f"the server sent {came} bytes in a minute: it makes next to no progress")
 
     def is_end(self, answer: Packet) -> bool:
         """Whether an answer says that the file or the folder ends there."""
@@ -287,10 +326,18 @@ class SftpSession:
         return self._parsed(answer, Fields.attributes)
 
     def names(self, answer: Packet, path: bytes) -> list[tuple[bytes, Attributes]]:
-        """The names, without `.` and `..`, that a READDIR brought. Raises what `refused` makes of another answer."""
+        """The names that a READDIR brought, `DOTS` among them, at least one.
+
+        Raises ServerError for a name that no file can have, and what `refused` makes of another answer.
+        """
         if answer.kind != Kind.NAME:
             raise self.refused(answer, path)
-        return [entry for entry in self._parsed(answer, Fields.names) if entry[0] not in (b".", b"..")]
+        names = self._parsed(answer, Fields.names)
+        if not names:
+            raise ServerError(f"the server lists {shown(os.fsdecode(path))} and neither names anything nor ends")
+        if any(not name or len(name) > NAME_LIMIT or b"/" in name or b"\0" in name for name, _ in names):
+            raise ServerError(f"the server names an entry of {shown(os.fsdecode(path))} as no file can be named")
+        return names
 
     def data(self, answer: Packet, path: bytes) -> bytes:
         """The bytes that a READ brought, none at the end of the file. Raises what `refused` makes of another answer."""

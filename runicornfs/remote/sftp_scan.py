@@ -26,14 +26,14 @@ from runicornfs.errors import AccessDenied, ConnectionLost, MissingOnServer, Pro
 from runicornfs.remote.events import Event, typed
 from runicornfs.remote.packets import READ_FOR_READING, Attributes, Kind, Packet, read_body, string, uint32
 from runicornfs.remote.pipeline import Conversation, Pipeline
-from runicornfs.remote.sftp import SftpSession
-from runicornfs.remote.walk import ONLY, READ_TRIES, Status, Step, StoreMissing, Walk, check_document
+from runicornfs.remote.sftp import DOTS, SftpSession
+from runicornfs.remote.walk import NAMES_LIMIT, ONLY, READ_TRIES, Status, Step, StoreMissing, Walk, check_document
 from runicornfs.store.paths import PATH_LIMIT
 
 MOST_AT_ONCE = 128  # folders and documents: at 50 ms that many make 2,500 a second, more than we can take in
 MOST_BYTES = 32 << 20  # of documents under way together; a larger one goes alone
-MOST_NAMES = 1_000_000  # in one folder: more than a run has pictures
 LARGEST = 2**62  # bytes: no file is larger
+MOST_TWICE = 1000  # names that stand twice in one listing: one that is changed meanwhile may have some
 MOST_READS = 16  # requests under way for one long document or folder
 CERTAIN_S = 2.0  # seconds within which a change may not show: a time is a whole second, on FAT an even one
 OLD_S = 24 * 3600.0  # seconds: a document that is older was not changed just now, whatever the clocks say
@@ -183,20 +183,25 @@ class SftpScan:
             return [SftpEntry(name, self._taken(self._session.attributes, answer, path))]
         handle = yield from self._opened(path, Kind.OPENDIR, string(path))
         found: dict[bytes, Attributes] = {}
+        told = 0
         try:
             more, ended = 2, False  # the second one usually says already that this was all
             while not ended:
                 for answer in (yield [(Kind.READDIR, string(handle))] * more):
                     ended = ended or self._session.is_end(answer)
                     if not ended:
-                        found.update(self._taken(self._session.names, answer, path))
-                if any(not name or b"/" in name or b"\0" in name for name in found):
-                    raise OSError(errno.EBADMSG, "the server gives a name that no file can have")
-                if len(found) > MOST_NAMES:
-                    raise OSError(errno.EFBIG, f"it has more than {MOST_NAMES} entries")
+                        some = self._taken(self._session.names, answer, path)
+                        found.update(some)
+                        told += len(some)
+                if told > 2 * len(found) + MOST_TWICE:
+                    raise OSError(errno.EBADMSG, "the server names the same entries again and again")
+                if len(found) > NAMES_LIMIT:
+                    raise OSError(errno.EFBIG, f"it has more than {NAMES_LIMIT} entries")
                 more = min(2 * more, MOST_READS)
         finally:
             self._close(handle)
+        for dots in DOTS:
+            found.pop(dots, None)
         silent = [name for name, attributes in found.items() if not attributes.are_complete]
         while silent:  # what a server does not tell of its own accord it may tell when it is asked
             names, silent = silent[:MOST_READS], silent[MOST_READS:]
@@ -216,7 +221,7 @@ class SftpScan:
                 start = (Kind.READ, read_body(handle, 0, self._session.read_limit))
                 seen, first, seen_again = yield [look, start, look]
                 before = status_of(self._taken(self._session.attributes, seen, path))
-                check_document(before)
+                check_document(step.path, before)
                 if before.size > _size_of(step) + MOST_BYTES:
                     raise OSError(errno.EBUSY, "it grows faster than it can be read")
                 content = bytearray(self._taken(self._session.data, first, path))

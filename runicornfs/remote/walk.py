@@ -57,6 +57,13 @@ RUN_DOCUMENTS = frozenset(
 )
 # A document beyond this is no small JSON any more: it is refused and named (a manifest of 100,000 files has 20 MB).
 DOCUMENT_LIMIT = 256 * 1024 * 1024
+# What is no manifest: an index of 100,000 versions has 25 MB.
+RECORD_LIMIT = 64 * 1024 * 1024
+# Names in one folder: more than a run has pictures. A folder that has more is not listed, and named.
+NAMES_LIMIT = 1_000_000
+# Names in a whole store, where a walk ends: a hostile server could go on for ever. What it has not seen by then is as
+# it was; each name of a folder that waits to be walked takes some 200 bytes.
+STORE_LIMIT = 10_000_000
 # A document that changes while it is read is read again so often.
 READ_TRIES = 5
 # So many warnings tell the story; a store with more broken files should not cost memory for each.
@@ -122,11 +129,11 @@ def file_in(place: int, name: bytes) -> int | None:
     return FILE if place == TREE else None
 
 
-def check_document(status: Status) -> None:
+def check_document(path: bytes, status: Status) -> None:
     """Raises OSError for what is not read as a document."""
     if not status.is_file:
         raise OSError(errno.EINVAL, "not a regular file")
-    if status.size > DOCUMENT_LIMIT:
+    if status.size > (DOCUMENT_LIMIT if path.endswith(b"/manifest.json") else RECORD_LIMIT):
         raise OSError(errno.EFBIG, f"{status.size} bytes are too many for a document")
 
 
@@ -146,10 +153,15 @@ class Walk:
         self.unseen = known  # what is left in it at the end is gone
         self.unreadable: list[bytes] = []  # folders that could not be listed: nothing below them counts as gone
         self.warnings = 0
+        self.names = 0  # that were met
 
     def listed(self, step: Step, entries: Iterable[Entry]) -> Iterator[Event]:
         """A folder has these entries."""
         ordered = sorted(entries, key=lambda entry: entry.name)
+        self.names += len(ordered)
+        if self.names > STORE_LIMIT:
+            yield from self._give_up(step)
+            return
         place = step.place
         self._check_mounted(place, ordered)
         if place == ARTIFACT:
@@ -223,6 +235,12 @@ class Walk:
         unreadable = tuple(self.unreadable)
         for path in sorted(path for path in self.unseen if not path.startswith(unreadable)):
             yield (GONE, path)
+
+    def _give_up(self, step: Step) -> Iterator[Event]:
+        """The store is larger than any: what was not walked yet is not gone for that."""
+        self.steps.clear()
+        self.unreadable = [b""]
+        yield from self._warn(step.path, f"with it the store has more than {STORE_LIMIT} names: the rest is left out")
 
     def _changed(self, path: bytes, entry: Entry) -> Generator[Event, None, Status | None]:
         """Returns the status of a regular file that is not as it was known; what cannot be asked keeps its state."""

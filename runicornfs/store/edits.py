@@ -33,6 +33,8 @@ TAKEN = frozenset((".", "..", INDEX, ".lock"))
 # A tag is a word or two; more of them than this would make a list of every version slow.
 TAG_LENGTH = 256
 TAGS_LIMIT = 256
+# As `runicornfs.store.fields.VALUES_LIMIT`: a hostile file of some megabytes could otherwise ask for gigabytes.
+VALUES_LIMIT = 10_000_000
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -117,6 +119,8 @@ def encoded(record: Record, indent: int | None = 2) -> bytes:
         return json.dumps(record, indent=indent, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(record, indent=indent).encode("ascii")
+    except RecursionError:  # Python 3.12 and later reads more levels than it writes
+        raise EditRefused("malformed_record", "its JSON is nested too deep: it is left as it is") from None
 
 
 def _delete(name: str, version: int, state: State, now: float) -> Plan:
@@ -267,6 +271,8 @@ def _aliases(index: Record) -> Record:
 def _parsed(path: str, content: bytes | None) -> Record:
     if content is None:
         raise EditRefused("access_denied", f"there is no {path} that this account can read")
+    if len(content) > VALUES_LIMIT and sum(map(content.count, (b",", b"[", b"{"))) > VALUES_LIMIT:
+        raise EditRefused("malformed_record", f"{path} has more than {VALUES_LIMIT} values: it is left as it is")
     try:
         record = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):

@@ -18,6 +18,9 @@ NUMBER_LIMIT = 2**62
 # Seconds since 1970 whose nanoseconds fit in 64 bits (until the year 2262).
 TIME_LIMIT = 9.2e9
 VERSION_LIMIT = 999_999_999  # as `version_of_folder`: nine digits
+# Values in one document, which say how much memory it takes when it is read: 100 bytes each, some 200 where each is an
+# object. A manifest of 256 MiB as the SDK writes it has seven million; a hostile one could have 130.
+VALUES_LIMIT = 10_000_000
 # So many lines tell the story of a broken list; a hostile one must not fill the memory with lines.
 PROBLEM_LIMIT = 100
 
@@ -43,6 +46,8 @@ class Problems:
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in `data`. Raises MalformedRecord."""
+    if len(data) > VALUES_LIMIT and sum(map(data.count, (b",", b"[", b"{"))) > VALUES_LIMIT:
+        raise MalformedRecord(f"it has more than {VALUES_LIMIT} values")
     try:
         record = json.loads(data.decode())
     except UnicodeDecodeError:
@@ -54,6 +59,16 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise MalformedRecord("it is not a JSON object")
     return record
+
+
+def with_unicode_names(value: object) -> Any:
+    """A JSON value in which every field's name can be encoded: halves of surrogate pairs become `?`, as in `text_of`.
+
+    For what is not nested deeper than `check_depth` allows.
+    """
+    if isinstance(value, dict):
+        return {text_of(name): with_unicode_names(inner) for name, inner in value.items()}
+    return [with_unicode_names(inner) for inner in value] if isinstance(value, list) else value
 
 
 def list_in(record: dict[str, Any], name: str) -> list[Any]:

@@ -33,6 +33,8 @@ from runicornfs.store.paths import check_name, check_relative, parent_of, shown,
 MANIFEST_LIMIT = 256 * 1024 * 1024
 # Folders that one manifest can bring into being: a megabyte of deep paths could otherwise ask for millions.
 FOLDER_LIMIT = 1_000_000
+# Characters of all their paths together: those of 2,000 folders in each other alone are four million.
+FOLDER_TEXT_LIMIT = 64_000_000
 # How deep what a user wrote may be nested: whoever writes it as JSON again does so recursively.
 DEPTH_LIMIT = 100
 _DIGEST_PREFIX = "sha256:"
@@ -327,6 +329,7 @@ class _Inventory:
     def __init__(self) -> None:
         self.files: dict[str, ManifestFile] = {}
         self._folders: set[str] = {""}
+        self._folder_text = 0
 
     def add(self, entry: dict[str, Any]) -> None:
         path = entry.get("path")
@@ -358,6 +361,10 @@ class _Inventory:
             folder = parent_of(folder)
         if len(self._folders) + len(missing) > FOLDER_LIMIT:
             raise MalformedRecord(f"{shown(path)} needs more than {FOLDER_LIMIT} folders")
+        text = self._folder_text + sum(map(len, missing))
+        if text > FOLDER_TEXT_LIMIT:
+            raise MalformedRecord(f"{shown(path)} needs folders with more than {FOLDER_TEXT_LIMIT} characters of paths")
+        self._folder_text = text
         self._folders.update(missing)
 
 

@@ -198,7 +198,8 @@ def test_a_folder_with_names_that_no_file_can_have_costs_itself(name: bytes) -> 
 
     channel.tamper = tamper
     events = scan(channel, {b"artifacts/model/m0/v1/metadata.json": b"old"})
-    assert notices(events) == ["artifacts/model/m0: cannot be listed: the server gives a name that no file can have"]
+    (notice,) = notices(events)
+    assert notice.startswith("artifacts/model/m0: cannot be listed: the server names an entry of")
     assert gone(events) == []
 
 
