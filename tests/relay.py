@@ -243,7 +243,7 @@ class End(asyncio.Protocol):
         self._check()
 
     def _check(self) -> None:
-        if self._lost:
+        if self._lost or self.transport.is_closing():  # it hears of its end only in asyncio's next round
             raise ConnectionResetError
 
 

@@ -20,12 +20,13 @@ from scripts.soaking.store import DELETED, GONE, KIB, MIB, READY, Artifact, Soak
 # The longest that a sync, a download or a check may take while nothing gets worse.
 TASK_S = 240.0
 POLL_S = 0.1
-ANSWER_S = 20.0  # status and metrics answer whatever the line does, on a machine that is very busy
+ANSWER_S = 30.0  # status and metrics answer whatever the line does, on a machine that is very busy
 WATCH_S = 1.0
 # Versions above this many are deleted more than saved, so that an hour's store stays of a size.
 VERSIONS = 120
 SAVED_BYTES = 8 * MIB  # of the largest file of a new version
 PINNED_SHARE = 8  # of the cache's limit, for one version
+NOTHING: dict[str, Any] = {}
 DOWNLOADED = 24 * MIB  # a version that is larger is read and not downloaded: it would fill the cache
 
 
@@ -119,7 +120,8 @@ class Caller(Actor):
         allow: set[str] | None = None,
         timeout_s: float = CALL_S,
     ) -> Any:
-        """The answer; None where it failed as it may at this moment. `allow`: codes that are right at any time."""
+        """The answer; None where a fault kept it away, so that nobody knows what was done; NOTHING where it was refused
+        with one of the codes of `allow`, which are right at any time, so that nothing was done."""
         start = time.monotonic()
         what = f"{method} {slot.name} {path} {body or ''}"
         try:
@@ -135,8 +137,10 @@ class Caller(Actor):
             raise Violation("the API answers", f"{what}: {error!r}") from None
         except Refusal as refusal:
             self.ledger.note(self.name, f"{what}: {refusal}")
-            if refusal.code in (allow or set()) or (refusal.code in CODES_AWAY and self.shaken(slot, start)):
-                self.ledger.count(f"calls refused with {refusal.code}, as they may")
+            self.ledger.count(f"calls refused with {refusal.code}, as they may")
+            if refusal.code in (allow or set()):
+                return NOTHING
+            if refusal.code in CODES_AWAY and self.shaken(slot, start):
                 return None
             raise Violation("a call fails only for a reason", f"{what}: {refusal}") from None
         return answer
@@ -205,53 +209,52 @@ class Edits(Caller):
 
     def _edit(self, slot: Slot, artifact: Artifact) -> None:
         ready, deleted = artifact.in_state(READY), artifact.in_state(DELETED)
-        kind = f"?type={artifact.type}"
         what = self.rng.choice(["alias", "tag", "soft", "restore", "permanent"])
+        of_version = f"/api/artifacts/{artifact.name}/v{{}}"
+        remote = f"/api/remote/artifacts/{artifact.name}/v{{}}"
         if what == "restore" and deleted:
             version = self.rng.choice(deleted)
-            path = f"/api/artifacts/{artifact.name}/v{version.number}/restore{kind}"
-            version.states = {DELETED, READY}
-            if self._done(slot, artifact, "POST", path, None):
+            path = f"{of_version}/restore?type={artifact.type}".format(version.number)
+            if self._moves(slot, artifact, version, READY, "POST", path):
                 self.store.came_back(version)
         elif what in ("soft", "permanent") and len(ready) > 2:
-            version = self.rng.choice(ready[1:])
-            permanent = what == "permanent"
-            self._delete(slot, artifact, version, permanent)
+            version, goal = self.rng.choice(ready[1:]), GONE if what == "permanent" else DELETED
+            permanent = "true" if goal == GONE else "false"
+            path = f"{of_version}?type={artifact.type}&permanent={permanent}".format(version.number)
+            version.leaving = time.monotonic()
+            if self._moves(slot, artifact, version, goal, "DELETE", path) and goal == GONE:
+                self.store.read_aliases(artifact)
         elif what == "alias" and ready:
             version, alias = self.rng.choice(ready), self.rng.choice(["production", "best", "stage"])
-            path = f"/api/remote/artifacts/{artifact.name}/v{version.number}/alias{kind}"
-            before = artifact.aliases.get(alias, {None})
-            artifact.aliases[alias] = {*before, version.number}
+            path = f"{remote}/alias?type={artifact.type}".format(version.number)
             if self._done(slot, artifact, "POST", path, {"alias": alias}):
-                artifact.aliases[alias] = {version.number}
+                artifact.aliases[alias] = version.number
         elif what == "tag" and ready:
             version, tag = self.rng.choice(ready), f"tag{self.rng.randrange(9)}"
-            path = f"/api/remote/artifacts/{artifact.name}/v{version.number}/tags{kind}"
+            path = f"{remote}/tags?type={artifact.type}".format(version.number)
             if self._done(slot, artifact, "POST", path, {"tags": [tag]}):
                 artifact.tags[version.number] |= {tag}
         else:
             return
         self.ledger.note(self.name, f"{what} {artifact.path} through {slot.name}")
 
-    def _delete(self, slot: Slot, artifact: Artifact, version: Version, permanent: bool) -> None:
-        version.leaving = time.monotonic()
-        version.states = {READY, GONE if permanent else DELETED}
-        ask = f"&permanent={'true' if permanent else 'false'}"
-        path = f"/api/artifacts/{artifact.name}/v{version.number}?type={artifact.type}{ask}"
-        if not self._done(slot, artifact, "DELETE", path, None):
-            return
-        version.states = {GONE if permanent else DELETED}
-        if permanent:
-            self.store.read_aliases(artifact)
+    def _moves(self, slot: Slot, artifact: Artifact, version: Version, goal: str, method: str, path: str) -> bool:
+        """Whether a version is in another state now; it may be in either where nobody knows."""
+        before = version.states
+        version.states = before | {goal}
+        done = self._done(slot, artifact, method, path, None)
+        if not artifact.uncertain:
+            version.states = {goal} if done else before
+        return done
 
     def _done(self, slot: Slot, artifact: Artifact, method: str, path: str, body: dict[str, Any] | None) -> bool:
-        """Where it is not known whether it was done, the artifact is left alone until somebody has looked."""
+        """Where nobody knows whether it was done, the artifact is left alone until a checkpoint has looked."""
         start = time.monotonic()
-        artifact.uncertain = True
         # What the catalog does not know yet it cannot change.
-        if self.ask(slot, method, path, body, allow={"not_found", "conflict"}) is None:
+        answer = self.ask(slot, method, path, body, allow={"not_found", "conflict"})
+        artifact.uncertain = answer is None
+        if not answer:
             return False
-        artifact.uncertain = False
         self.ledger.took("edit through the API", time.monotonic() - start)
         return True
 
@@ -278,7 +281,7 @@ class Keepers(Caller):
         name = f"{artifact.type}/{artifact.name}:v{version.number}"
         pinned.append(name)
         codes = CODES_LEAVING | {"invalid_input"}
-        if self.ask(slot, "POST", "/api/remote/cache/pins", {"artifact": name}, allow=codes) is not None:
+        if self.ask(slot, "POST", "/api/remote/cache/pins", {"artifact": name}, allow=codes):
             self.ledger.count("pins")
 
     def _unpin(self, slot: Slot) -> None:
@@ -287,9 +290,8 @@ class Keepers(Caller):
             pinned.pop(0)
 
     def _let_go(self, slot: Slot, name: str) -> bool:
-        start = time.monotonic()
-        self.ask(slot, "DELETE", "/api/remote/cache/pins", {"artifact": name}, allow={"not_found"})
-        return not self.shaken(slot, start)
+        answer = self.ask(slot, "DELETE", "/api/remote/cache/pins", {"artifact": name}, allow={"not_found"})
+        return answer is not None
 
     def _cleanup(self, slot: Slot) -> None:
         if self.ask(slot, "POST", "/api/remote/cache/cleanup") is not None:
@@ -298,7 +300,6 @@ class Keepers(Caller):
     def _clear(self, slot: Slot) -> None:
         if self.rng.random() < 0.5:
             return
-        # "conflict" also says, for a moment after a sync has begun, that the server is being connected.
         if self.ask(slot, "POST", "/api/remote/cache/clear") is not None:
             self.ledger.count("cache clears")
 
@@ -330,7 +331,7 @@ class Keepers(Caller):
         how = self.rng.choice(["", "", "check", "evict"])
         if how:
             body[how] = True
-        if self.ask(slot, "POST", "/api/prefetch", body, allow=CODES_LEAVING) is not None:
+        if self.ask(slot, "POST", "/api/prefetch", body, allow=CODES_LEAVING):
             self.ledger.count(f"prefetches {how}".strip())
 
     def _list(self, slot: Slot) -> None:
@@ -357,7 +358,7 @@ class Downloads(Caller):
         path = f"/api/remote/download/{artifact.name}/v{version.number}?type={artifact.type}"
         start = time.monotonic()
         begun = self.ask(slot, "POST", path, {"target_dir": str(target)}, allow=CODES_LEAVING)
-        if begun is None:
+        if not begun:
             return
         task = begun["task_id"]
         if self.rng.random() < 0.3:
@@ -368,7 +369,7 @@ class Downloads(Caller):
 
         def ended() -> bool | None:
             status = self.ask(slot, "GET", f"/api/remote/download/{task}/status", allow={"not_found"})
-            if status is None:
+            if not status:
                 return None
             last.update(status)
             return status["status"] in ("completed", "failed", "cancelled")

@@ -23,17 +23,24 @@ REST_S = 45.0
 UNDER_WAY = ("queue", "flight", "active", "waiting", "pending", "open")
 # A file takes whole blocks of the file system, and now and then one for its extents.
 ALLOCATED = 2 * 4096
-# A daemon at rest holds no more than this of each kind: two databases with their pools, the line and its processes,
-# the API, /dev/fuse for each thread, one socket a guest. Anything that leaks passes it soon.
+# A daemon at rest holds no more than this of each kind; what leaks passes it soon. Of index.db there are at most 17
+# connections, of records.db two; sockets are the line's, the API's, those of guests and some pairs that wake threads.
 AT_REST = {
     "content": 0,
     "deleted file": 0,
     "socket": 24,
-    "pipe": 16,
-    "anon_inode": 8,
-    "/dev/fuse": 16,
-    "file": 12,
+    "pipe": 12,
+    "anon_inode": 6,
+    "/dev/fuse": 12,
+    "file index.db": 19,
+    "file index.db-wal": 19,
+    "file index.db-shm": 2,
+    "file records.db": 2,
+    "file records.db-wal": 2,
+    "file records.db-shm": 1,
+    "file": 8,
 }
+UNNAMED = 4  # of any other kind
 THREADS_AT_REST = 64
 CHILDREN_AT_REST = 8
 
@@ -67,10 +74,17 @@ class Inspector:
             self._tree(slot)
         for slot in self._slots:
             self._rests(slot)
+        self._strays()
         for cache in self._limits:
             owner = next(slot for slot in self._slots if slot.cache == cache)
             self._cache(cache, owner)
         self._ledger.note("checkpoint", "passed")
+
+    def abort(self) -> None:
+        """It does not come to its end."""
+        self._ledger.note("checkpoint", "aborted")
+        for slot in self._slots:
+            slot.abort()
 
     def _tasks_end(self) -> None:
         """Downloads and prefetches that somebody has begun come to their end."""
@@ -126,6 +140,24 @@ class Inspector:
         if gauges["connected"] != 1 or gauges["mounts"] != 1:
             found.append(f"connected: {gauges['connected']:.0f}, mounts: {gauges['mounts']:.0f}")
         return found
+
+    def _strays(self) -> None:
+        """Processes and mounts that belong to nobody: those of daemons that were ended or killed before."""
+        problems: list[str] = []
+
+        def is_clean() -> bool:
+            expected = {slot.pid for slot in self._slots}
+            strays = {pid: said for pid, said in processes_of(self._slots).items() if pid not in expected}
+            problems[:] = [f"process {pid}: {said}" for pid, said in strays.items() if parent_of(pid) not in expected]
+            if len(mounts_of(self._slots)) != len(self._slots):
+                problems.append(f"mounts: {mounts_of(self._slots)}")
+            return not problems
+
+        try:
+            wait_until(is_clean, "strays", REST_S)
+        except AssertionError:
+            raise Violation("no process and no mount is left", "; ".join(problems[:5])) from None
+        self.passed["no process and no mount is left of those that were ended or killed"] += 1
 
     def _cache(self, cache: str, owner: Slot) -> None:
         """The index, the files and the status say the same; every block is what it should be."""
@@ -209,13 +241,41 @@ def _records(path: Path) -> list[tuple[str, str, int, int, bytes, int, str]]:
     return [(*row[:6], os.fsdecode(row[6])) for row in rows]
 
 
+def processes_of(slots: Sequence[Slot]) -> dict[int, str]:
+    """What each process is called that runs in the home of a mount: its daemon, and what that has started."""
+    homes = {f"HOME={slot.folder / 'home'}".encode() for slot in slots}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            environment = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+            if not homes.isdisjoint(environment):
+                command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(entry)] = command.decode(errors="replace")[:200]
+        except OSError:
+            continue  # it has ended, or it is somebody else's
+    return found
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def mounts_of(slots: Sequence[Slot]) -> list[str]:
+    places = {str(slot.mountpoint) for slot in slots}
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [place for line in lines if (place := line.split()[1]) in places]
+
+
 def left_behind(slots: Sequence[Slot], caches: Sequence[str]) -> list[str]:
     """What the daemons have left when all of them have ended in order: nothing but the caches themselves."""
-    found = []
-    mounts = Path("/proc/self/mounts").read_text()
+    found = [f"{place} is mounted" for place in mounts_of(slots)]
+    found += [f"process {pid}: {said}" for pid, said in processes_of(slots).items()]
     for slot in slots:
-        if str(slot.mountpoint) in mounts:
-            found.append(f"{slot.mountpoint} is mounted")
         for place in ("run/runicornfs", "tmp"):
             left = [str(path) for path in (slot.folder / place).iterdir()]
             if len(left) > slot.killed:  # who was killed has left a file that says that it runs, and an empty folder

@@ -42,7 +42,9 @@ def markdown(result: Result) -> str:
         "|---|---|---|---|---|---|",
     ]
     for seconds, name, held in result.at_rest:
-        cells = [f"{seconds / 60:.1f}", name, f"{held.resident / 2**20:.0f}", str(held.descriptors.total())]
+        kinds = ", ".join(f"{number} {kind}" for kind, number in held.descriptors.most_common(3))
+        descriptors = f"{held.descriptors.total()} ({kinds}, …)"
+        cells = [f"{seconds / 60:.1f}", name, f"{held.resident / 2**20:.0f}", descriptors]
         lines.append("| " + " | ".join([*cells, str(held.threads), str(held.children)]) + " |")
     lines += ["", "| resident MiB of a process | over its life |", "|---|---|"]
     for (name, _), curve in result.samples.items():

@@ -24,6 +24,8 @@ from tests.relay import Relay
 
 # All operations together end within this when nothing new begins: each of them has a bound of its own.
 PAUSE_S = 2 * HANG_S
+# A checkpoint takes some twenty seconds; each of its waits has a bound of its own.
+CHECKPOINT_S = 600.0
 SAY_EVERY_S = 60.0
 
 
@@ -75,6 +77,7 @@ def _store(small: int, middle: int, large: list[int]) -> list[tuple[str, str, li
         ("config", "net", [0, 1, 700]),
         ("model", "net", [3 * MIB, 5000, 128 * KIB, 256 * KIB + 1]),
         ("custom", "Ünïcode 模型", [KIB, 2 * MIB]),
+        *(("code", f"small {number}", [KIB, 40 * KIB]) for number in range(small // 20)),
     ]
     return sizes + [("model", f"large {number}", [size, KIB]) for number, size in enumerate(large)]
 
@@ -221,7 +224,12 @@ class Soak:
             raise Violation("nothing hangs", f"{', '.join(left)} did not end within {PAUSE_S:.0f} s")
         if self._ledger.stop.is_set():
             return
-        inspector.inspect()
+        watchdog = threading.Timer(CHECKPOINT_S, inspector.abort)  # who waits for a mount gets no signal
+        watchdog.start()
+        try:
+            inspector.inspect()
+        finally:
+            watchdog.cancel()
         self._ledger.took("checkpoint", time.monotonic() - began)
         self._gate.open()
 

@@ -56,7 +56,7 @@ class Artifact:
     type: str
     name: str
     versions: dict[int, Version] = field(default_factory=dict)
-    aliases: dict[str, set[int | None]] = field(default_factory=dict)  # where it may point
+    aliases: dict[str, int] = field(default_factory=dict)
     tags: dict[int, set[str]] = field(default_factory=dict)
     uncertain: bool = False
     editing: threading.Lock = field(default_factory=threading.Lock)
@@ -132,7 +132,7 @@ class SoakStore:
         )
         with self._lock:
             artifact.versions[number] = version
-            artifact.aliases["latest"] = {number}
+            artifact.aliases["latest"] = number
             artifact.tags[number] = set()
             for path, digest in files.items():
                 ever = self._ever.setdefault(f"{artifact.path}/v{number}/files/{path}", [])
@@ -166,11 +166,11 @@ class SoakStore:
         """Where the store says that they point, after a deletion that moves them."""
         aliases = self.writer.index(artifact.type, artifact.name)["aliases"]
         with self._lock:
-            artifact.aliases = {alias: {number} for alias, number in aliases.items()}
+            artifact.aliases = aliases
 
     def set_alias(self, artifact: Artifact, alias: str, version: Version) -> None:
         self.writer.set_alias(artifact.type, artifact.name, alias, version.number)
-        artifact.aliases[alias] = {version.number}
+        artifact.aliases[alias] = version.number
 
     def grow(self, run: str, rng: random.Random) -> None:
         for _ in range(rng.choice([1, 1, 5, 200])):
@@ -256,21 +256,22 @@ class SoakStore:
                     tags = set(json.loads((place / "metadata.json").read_bytes())["tags"])
                     if not artifact.uncertain and tags != artifact.tags[number]:
                         yield f"{artifact.path}/v{number} has the tags {tags}, not {artifact.tags[number]}"
-                if state == READY and READY not in version.shown:
-                    version.states = {state}
                 version.states = {state}
             for alias in index["aliases"].keys() | artifact.aliases.keys():
-                number = index["aliases"].get(alias)
-                if number not in artifact.aliases.get(alias, {None}) and not artifact.uncertain:
-                    yield f"{artifact.path}/{alias} is {number}, not {artifact.aliases.get(alias)}"
-            artifact.aliases = {alias: {number} for alias, number in index["aliases"].items()}
-            for version in artifact.in_state(READY):
-                if artifact.uncertain:
-                    metadata = self.writer.version_folder(artifact.type, artifact.name, version.number)
-                    artifact.tags[version.number] = set(json.loads((metadata / "metadata.json").read_bytes())["tags"])
-                    version.leaving = None
-                    version.shown.clear()
-            artifact.uncertain = False
+                points = index["aliases"].get(alias)
+                if not artifact.uncertain and points != artifact.aliases.get(alias):
+                    yield f"{artifact.path}/{alias} is {points}, not {artifact.aliases.get(alias)}"
+            if artifact.uncertain:
+                self._settle(artifact)
+
+    def _settle(self, artifact: Artifact) -> None:
+        """An edit was made, or was not: takes over what is there now."""
+        self.read_aliases(artifact)
+        for version in artifact.in_state(READY):
+            place = self.writer.version_folder(artifact.type, artifact.name, version.number)
+            artifact.tags[version.number] = set(json.loads((place / "metadata.json").read_bytes())["tags"])
+            self.came_back(version)
+        artifact.uncertain = False
 
     def _wrong_contents(self) -> Iterator[str]:
         for plain in self.plain.iterdir():
@@ -317,10 +318,9 @@ class SoakStore:
                 place = f"{artifact.path}/v{number}"
                 for name in ("metadata.json", "manifest.json", *(f"files/{path}" for path in version.files)):
                     shown[f"{place}/{name}"] = same_as(self.root / place / name)
-            for alias, numbers in artifact.aliases.items():
-                (number_or_none,) = numbers
-                if number_or_none in ready:
-                    target = f"v{number_or_none}"
+            for alias, number in artifact.aliases.items():
+                if number in ready:
+                    target = f"v{number}"
                     shown[f"{artifact.path}/{alias}"] = lambda here, target=target: os.readlink(here) == target  # type: ignore[misc]
         for there in (self.root / "soak").rglob("*"):
             if there.is_file():

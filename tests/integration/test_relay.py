@@ -109,6 +109,15 @@ def test_stall_holds_bytes_back_and_resume_lets_them_go(line: Relay) -> None:
         assert connection.recv(1) == b"x"
 
 
+def test_trickle_lets_little_through_until_it_is_taken_back(line: Relay) -> None:
+    with connect(line) as connection:
+        line.trickle(1)
+        connection.sendall(b"hello" * 1000)
+        assert line.stats().up == 0
+        line.trickle(0)
+        assert connection.recv(5000, socket.MSG_WAITALL) == b"hello" * 1000
+
+
 def test_a_server_that_is_not_there_closes_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
