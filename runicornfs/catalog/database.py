@@ -69,7 +69,7 @@ class Database:
                 if self._damage.exists():
                     raise _Unusable("it was found damaged")
                 self._writer = _open(self.path)
-            except (_Unusable, IsADirectoryError, sqlite3.DatabaseError) as error:
+            except (_Unusable, sqlite3.DatabaseError) as error:
                 if isinstance(error, sqlite3.DatabaseError) and not _is_damage(error):
                     raise
                 log.warning("%s is built anew: %s", self.path, error)
@@ -198,6 +198,8 @@ def _open(path: Path) -> sqlite3.Connection:
     """The writing connection to a database that has the tables of our schema."""
     # SQLite gives -wal and -shm the same mode. A file that is there is not touched: closing any descriptor of it would
     # take away the locks of our own readers, and the next process that ends would remove the -wal under us.
+    if path.is_dir():
+        raise _Unusable("it is a folder")
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = _connect(path)

@@ -192,9 +192,8 @@ def test_a_store_of_runs_of_which_nothing_is_left_deleted_nothing(tmp_path: Path
 
 def test_artifacts_on_a_file_system_of_their_own_that_is_away_are_not_deleted(root: Path) -> None:
     known = state(events(root))
-    (root / "artifacts").rename(root.parent / "elsewhere")
-    (root / "artifacts").mkdir()
-    (root / "artifacts/.dedup").mkdir()
+    shutil.rmtree(root / "artifacts")
+    (root / "artifacts/.dedup").mkdir(parents=True)
     with pytest.raises(StoreMissing, match="artifacts is empty now"):
         events(root, known)
 
