@@ -107,6 +107,7 @@ def test_demoting_what_somebody_has_open_does_nothing(tmp_path: Path) -> None:
     with Caches(tmp_path / "cache", transfers) as caches:
         cache = caches.open(limit=2 * BLOCK)
         read_all(cache, first)
+        wait_at_rest(cache)
         reader = cache.open(second)
         reader.read(0, BLOCK)
         cache.demote([second.key])
