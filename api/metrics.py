@@ -56,7 +56,8 @@ class Numbers:
         yield _counter("syncs", "Syncs that ended well", now.syncs)
         yield _counter("sync_failures", "Syncs that failed", now.failures)
         if now.last_sync is not None:
-            yield _gauge("sync_age_seconds", "Time since the last sync", time.time() - now.last_sync)
+            age = max(0.0, time.time() - now.last_sync)  # the clock may have been set back
+            yield _gauge("sync_age_seconds", "Time since the last sync", age)
         yield _gauge("mounts", "Folders on which the store is mounted", len(workspace.mounts))
         yield _operations(workspace.mounts)
         tasks = [download.status for download in workspace.downloads.list()]

@@ -20,7 +20,7 @@ import hashlib
 import heapq
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from runicornfs.content import blocks as block_map
@@ -78,8 +78,10 @@ class Entry:
         fd: int,
         verified: bool,
         doubted: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`doubted`: somebody else may have changed the file; nothing of it is served before its digest was checked."""
+        """`doubted`: somebody else may have changed the file; nothing of it is served before its digest was checked.
+        `clock` tells the time of a use."""
         self.key = identity.key
         self.size = identity.size
         self.file = file
@@ -114,6 +116,7 @@ class Entry:
         self._bad_paths: set[str] = set()
         self._sha256 = identity.sha256
         self._mtime_s = identity.mtime_s
+        self._clock = clock
         self.digest: RunningDigest | None = None
         if identity.sha256 is not None and self.count and not verified:
             self.digest = RunningDigest(identity.sha256, self.count, self.states.count(PRESENT))
@@ -158,7 +161,7 @@ class Entry:
 
     def last_used(self) -> float:
         """Now, in Unix seconds; before all others where it was demoted."""
-        return 0.0 if self.demoted else time.time()
+        return 0.0 if self.demoted else self._clock()
 
     # Where it lies on the server
 

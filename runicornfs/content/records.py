@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,6 +106,8 @@ class Records:
         self._pending: dict[str, Record | _Removed] = {}
         self._touched: dict[str, float] = {}
         self._settling: set[str] = set()
+        ((newest,),) = self.database.select("SELECT max(last_used) FROM contents")
+        self._newest: float = newest or 0.0
 
     @property
     def anew(self) -> bool:
@@ -113,6 +116,13 @@ class Records:
     def close(self) -> None:
         """Without a flush: that is the caller's matter."""
         self.database.close()
+
+    def now(self) -> float:
+        """The time of a use in Unix seconds: later than that of every use before it, also where the clock was set back.
+        What was used while the clock was wrong would else be evicted at once, or never."""
+        with self._lock:
+            self._newest = max(time.time(), math.nextafter(self._newest, math.inf))
+            return self._newest
 
     # Questions
 

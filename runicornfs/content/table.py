@@ -126,7 +126,7 @@ class Table:
                 log.warning("what was cached of %s cannot be used; it will be fetched again", identity.path)
             with contextlib.suppress(OSError):  # a disk that cannot even delete keeps the space
                 self._discard(record)
-        return Entry(identity, new_name(identity.key), None, -1, verified=False)
+        return Entry(identity, new_name(identity.key), None, -1, verified=False, clock=self._records.now)
 
     def _revive(self, identity: Identity, record: Record) -> Entry | None:
         try:
@@ -138,7 +138,8 @@ class Table:
             return None
         # Somebody else has written to it, cut it off, or punched a hole into it.
         changed = record.modified_ns is not None and record.modified_ns != modified_ns(fd)
-        entry = Entry(identity, record.file, states, fd, record.verified and not changed, doubted=changed)
+        verified = record.verified and not changed
+        entry = Entry(identity, record.file, states, fd, verified, changed, self._records.now)
         sound = entry.unchecked if changed else entry.whole or not entry.verified
         if not sound or entry.held != record.cached_bytes:
             os.close(fd)

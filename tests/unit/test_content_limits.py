@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from runicornfs.content import records
 from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
 from runicornfs.content.sparse import SparseFiles
@@ -51,6 +54,27 @@ def test_the_least_recently_used_contents_go_first_and_whole(caches: Caches, ser
     assert states(cache, a.key, b.key, c.key, d.key) == ["verified", "remote", "verified", "verified"]
     assert cache.status().evictions == 1
     assert counted(cache) == (12 * BLOCK, 12 * BLOCK)
+
+
+@pytest.mark.promise("C1")
+@pytest.mark.parametrize("jump_s", [-10 * 365 * 86400.0, 10 * 365 * 86400.0], ids=["back", "forward"])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_goes_first_does_not_depend_on_a_clock_that_is_set(
+    caches: Caches, server: FakeTransfers, monkeypatch: pytest.MonkeyPatch, jump_s: float, restarts: bool
+) -> None:
+    cache = caches.open(limit=12 * BLOCK)
+    a, b, c, d, e = (server.add(name, content_of(4 * BLOCK, seed)) for seed, name in enumerate("abcde"))
+    for identity in (a, b, c):
+        read_all(cache, identity)
+    now = time.time()
+    for jump in (jump_s, 0.0):  # and set right again
+        monkeypatch.setattr(records, "time", SimpleNamespace(time=lambda jump=jump: now + jump))
+        if restarts:
+            cache.close()
+            cache = caches.open(limit=12 * BLOCK)
+        for identity in (a, d) if jump else (b, e):
+            read_all(cache, identity)
+    assert states(cache, a.key, b.key, c.key, d.key, e.key) == ["remote", "verified", "remote", "verified", "verified"]
 
 
 def test_open_contents_stay(caches: Caches, server: FakeTransfers) -> None:
