@@ -70,6 +70,13 @@ def verify_contents(folder: Path, contents: Mapping[str, bytes]) -> Found:
         return _verify_records(records, folder / "blocks", contents)
 
 
+def recorded_bytes(folder: Path) -> int:
+    """What the cache `folder` of a store names now, also while a process has it: what a kill leaves."""
+    with closing(sqlite3.connect(folder / "content" / "records.db")) as records:
+        (size,) = records.execute("SELECT ifnull(sum(cached_bytes), 0) FROM contents").fetchone()
+        return int(size)
+
+
 def _verify_records(records: sqlite3.Connection, blocks: Path, contents: Mapping[str, bytes]) -> Found:
     found = Found()
     named = set()

@@ -12,6 +12,7 @@ import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
 from runicornfs.demo.sshd import PrivateSshd
+from tests.cacheverifier import recorded_bytes
 from tests.conftest import MakeRelay, MountStore
 from tests.downloads import DownloadApi
 from tests.waiting import wait_until
@@ -100,7 +101,8 @@ def test_a_daemon_that_is_killed_goes_on_when_it_starts_again(
     folder = Path(api.status(task)["target_dir"])
     wait_until((folder / "small.bin").exists, "the small file")
     inode = (folder / "small.bin").stat().st_ino
-    wait_until(lambda: api.status(task)["downloaded_bytes"] > 16 * MIB, "half of it")
+    (cache,) = first.cache_dir.iterdir()
+    wait_until(lambda: recorded_bytes(cache) > 16 * MIB, "half of it")
     first.kill()
     assert [path.name for path in folder.iterdir() if path.suffix != ".part"] == ["small.bin"]
     assert any(folder.glob(".*.part"))

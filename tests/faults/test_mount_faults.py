@@ -13,6 +13,7 @@ import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
 from runicornfs.demo.sshd import PrivateSshd
+from tests.cacheverifier import recorded_bytes
 from tests.conftest import MakeRelay, MountStore
 from tests.waiting import wait_until
 
@@ -118,8 +119,9 @@ def test_a_daemon_killed_in_the_middle_of_a_read_loses_nothing(
 ) -> None:
     content = os.urandom(32 * MIB)
     store_writer.add_version("model", "net", {"a.bin": content})
-    line = relay(sshd, mbit=400)
+    line = relay(sshd, mbit=200)
     first = mount_store(store_writer.root, port=line.port)
+    (folder,) = first.cache_dir.iterdir()
     path = f"{NET}/v1/files/a.bin"
 
     def read() -> None:
@@ -128,7 +130,7 @@ def test_a_daemon_killed_in_the_middle_of_a_read_loses_nothing(
 
     reader = threading.Thread(target=read)
     reader.start()
-    wait_until(lambda: line.stats().down > 16 * MIB, "half of the file")
+    wait_until(lambda: recorded_bytes(folder) > 16 * MIB, "half of the file")
     first.kill()
     reader.join()
     before = line.stats().down
