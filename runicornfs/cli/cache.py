@@ -30,13 +30,14 @@ def status(as_json: bool = False, api: str | None = None) -> None:
     """How large the cache is and how well it serves."""
     answer = ApiClient(api).get("/api/remote/cache", answers.Cache)
     if as_json:
-        click.echo(display.as_json(answer))
+        display.say(display.as_json(answer))
         return
-    click.echo(f"Size:      {used(answer)}")
-    click.echo(f"Files:     {answer['files']} ({answer['verified_files']} verified, {answer['partial_files']} partial)")
-    click.echo(f"Reads:     {answer['hits']} hits, {answer['misses']} misses ({answer['hit_ratio']:.0%} hits)")
-    click.echo(f"Fetched:   {display.size(answer['bytes_fetched'])}, served {display.size(answer['bytes_served'])}")
-    click.echo(f"Evicted:   {answer['evictions']} files; {answer['mismatches']} failed their sha256")
+    display.say(f"Size:      {used(answer)}")
+    kinds = f"{answer['verified_files']} verified, {answer['partial_files']} partial"
+    display.say(f"Files:     {answer['files']} ({kinds})")
+    display.say(f"Reads:     {answer['hits']} hits, {answer['misses']} misses ({answer['hit_ratio']:.0%} hits)")
+    display.say(f"Fetched:   {display.size(answer['bytes_fetched'])}, served {display.size(answer['bytes_served'])}")
+    display.say(f"Evicted:   {answer['evictions']} files; {answer['mismatches']} failed their sha256")
 
 
 @cache.command("list")
@@ -56,11 +57,11 @@ def list_files(sort: str, limit: int, as_json: bool, api: str | None) -> None:
     files = client.get("/api/remote/cache/files", answers.CachedFiles, sort=sort, limit=str(limit))["files"]
     pins = client.get("/api/remote/cache/pins", answers.Pins)["pins"]
     if as_json:
-        click.echo(display.as_json({"files": files, "pins": pins}))
+        display.say(display.as_json({"files": files, "pins": pins}))
         return
-    click.echo(_file_table(files))
+    display.say(_file_table(files))
     if pins:
-        click.echo(f"\n{_pin_table(pins)}")
+        display.say(f"\n{_pin_table(pins)}")
 
 
 @cache.command()
@@ -70,7 +71,7 @@ def cleanup(api: str | None) -> None:
 
     What was not used for the longest goes first.
     """
-    click.echo(ApiClient(api).post("/api/remote/cache/cleanup", answers.Done)["message"])
+    display.say(ApiClient(api).post("/api/remote/cache/cleanup", answers.Done)["message"])
 
 
 @cache.command()
@@ -89,7 +90,7 @@ def clear(yes: bool, force: bool, api: str | None) -> None:
             raise Refused("nothing was removed, since nobody can be asked here: say --yes")
         size = display.size(client.get("/api/remote/cache", answers.Cache)["size_bytes"])
         click.confirm(f"Remove {size} of cached contents, the exported records and finished downloads?", abort=True)
-    click.echo(client.post("/api/remote/cache/clear", answers.Done, {"force": force})["message"])
+    display.say(client.post("/api/remote/cache/clear", answers.Done, {"force": force})["message"])
 
 
 @cache.command()
@@ -114,7 +115,7 @@ def verify(api: str | None) -> None:
         sentence += f", {state['skipped_files']} without a sha256 skipped"
     if state["corrupt_files"]:
         raise RunicornFSError(f"{sentence}: {state['corrupt_files']} did not match and were removed")
-    click.echo(f"{sentence}: all match")
+    display.say(f"{sentence}: all match")
 
 
 @click.command()
@@ -129,9 +130,9 @@ def pin(version: str, kind: str | None, api: str | None) -> None:
     """
     answer = ApiClient(api).post("/api/remote/cache/pins", answers.Pin, {"artifact": version, "type": kind})
     here, size = display.size(answer["cached_bytes"]), display.size(answer["size_bytes"])
-    click.echo(f"pinned {answer['artifact']}: {answer['files']} files, {here} of {size} are here")
+    display.say(f"pinned {answer['artifact']}: {answer['files']} files, {here} of {size} are here")
     if answer["cached_bytes"] < answer["size_bytes"]:
-        click.echo(f"`runicornfs prefetch {answer['artifact']}` fetches the rest")
+        display.say(f"`runicornfs prefetch {answer['artifact']}` fetches the rest")
 
 
 @click.command()
@@ -140,7 +141,7 @@ def pin(version: str, kind: str | None, api: str | None) -> None:
 @api_option
 def unpin(version: str, kind: str | None, api: str | None) -> None:
     """Let a pinned version go again, when room is needed."""
-    click.echo(ApiClient(api).delete("/api/remote/cache/pins", answers.Done, artifact=version, type=kind)["message"])
+    display.say(ApiClient(api).delete("/api/remote/cache/pins", answers.Done, artifact=version, type=kind)["message"])
 
 
 def used(cache: answers.Cache) -> str:

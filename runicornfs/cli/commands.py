@@ -21,7 +21,6 @@ from runicornfs.cli.options import api_option, json_option, type_option
 from runicornfs.cli.parameters import MOUNTPOINT, SOURCE, ApiAddress, LaunchOptions
 from runicornfs.errors import AmbiguousName, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
-from runicornfs.store.paths import printable
 
 POLL_S = 0.1  # how often a waiting command asks how far the daemon is
 
@@ -138,7 +137,7 @@ def sync(full: bool, api: str | None) -> None:
         raise RunicornFSError(f"Sync failed: {state.errors[-1] if state.errors else 'no reason given'}")
     shown.finish(state)
     for problem in state.errors:
-        click.echo(f"warning: {printable(problem)}", err=True)
+        display.say(f"warning: {problem}", err=True)
 
 
 @cli.command()
@@ -151,7 +150,7 @@ def status(as_json: bool, api: str | None) -> None:
     here = client.get("/api/remote/cache", answers.Cache)
     tasks = client.get("/api/remote/downloads", answers.Tasks)
     if as_json:
-        click.echo(display.as_json({**answer, "cache": here, "downloads": tasks}))
+        display.say(display.as_json({**answer, "cache": here, "downloads": tasks}))
         return
     stats = answer["stats"]
     rows = [
@@ -165,7 +164,7 @@ def status(as_json: bool, api: str | None) -> None:
         *([("Error", answer["error"])] if answer["error"] else []),
         *(("Warning", problem) for problem in answer["problems"]),
     ]
-    click.echo("\n".join(f"{name + ':':<12}{printable(value)}" for name, value in rows))
+    display.say("\n".join(f"{name + ':':<12}{value}" for name, value in rows))
 
 
 @cli.command()
@@ -177,15 +176,15 @@ def mode(wanted: str | None, as_json: bool, api: str | None) -> None:
     client = ApiClient(api)
     if wanted is not None:
         switched = client.post("/api/remote/mode/switch", answers.Done, {"mode": wanted})
-        click.echo(display.as_json(switched) if as_json else switched["message"])
+        display.say(display.as_json(switched) if as_json else switched["message"])
         return
     answer = client.get("/api/remote/mode", answers.Mode)
     if as_json:
-        click.echo(display.as_json(answer))
+        display.say(display.as_json(answer))
     elif answer["mode"] == "local":
-        click.echo("local")
+        display.say("local")
     else:
-        click.echo(f"remote, {'connected' if answer['remote_connected'] else 'offline'}")
+        display.say(f"remote, {'connected' if answer['remote_connected'] else 'offline'}")
 
 
 @cli.command()
@@ -204,10 +203,10 @@ def ls(name: str | None, kind: str | None, deleted: bool, as_json: bool, api: st
     wanted = None if name is None else ArtifactName.parse(name, kind)
     if wanted is None:
         artifacts = client.get("/api/artifacts", list[answers.Artifact], type=kind)
-        click.echo(display.as_json(artifacts) if as_json else _artifact_table(artifacts))
+        display.say(display.as_json(artifacts) if as_json else _artifact_table(artifacts))
     elif wanted.version is not None:
         files = client.get(f"{wanted.path}/v{wanted.number(client)}/files", answers.Files, type=wanted.kind)
-        click.echo(display.as_json(files) if as_json else _file_table(files))
+        display.say(display.as_json(files) if as_json else _file_table(files))
     else:
         versions = client.get(
             f"{wanted.path}/versions",
@@ -215,7 +214,7 @@ def ls(name: str | None, kind: str | None, deleted: bool, as_json: bool, api: st
             type=wanted.kind,
             include_deleted="true" if deleted else None,
         )
-        click.echo(display.as_json(versions) if as_json else _version_table(versions))
+        display.say(display.as_json(versions) if as_json else _version_table(versions))
 
 
 @cli.command()

@@ -1,4 +1,7 @@
-"""How things are shown in a terminal: sizes, times, tables, the progress of a sync."""
+"""How things are shown in a terminal: sizes, times, tables, the progress of a sync.
+
+Names come from a server, which may put into them what a terminal obeys: all that is shown goes through here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
+import click
 from pydantic import ByteSize
 from tqdm import tqdm
 
@@ -47,9 +51,10 @@ class Bar:
         if time.monotonic() - self._started < QUICK_S or not sys.stderr.isatty():
             return
         if self._bar is None:
-            self._bar = tqdm(desc=self._what, unit="B", unit_scale=True, leave=False, file=sys.stderr, initial=done)
+            what = printable(self._what)
+            self._bar = tqdm(desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr, initial=done)
         self._bar.total = total or None
-        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.set_postfix_str(printable(note), refresh=False)
         self._bar.n = done
         self._bar.refresh()  # also where nothing has moved: a large file takes its time
 
@@ -79,6 +84,26 @@ class SyncDisplay:
         )
 
 
+def say(text: str, err: bool = False) -> None:
+    """Lines for a person, without anything that a terminal would obey."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def as_json(answer: object) -> str:
+    """JSON as people read it, where standard output can say it; what is not printable is escaped, as JSON does."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False)
+    text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    try:
+        text.encode(sys.stdout.encoding if sys.stdout else "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(answer, indent=2).replace("\x7f", _escaped("\x7f"))
+    return text
+
+
+def _escaped(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]  # DEL is the one that JSON leaves
+
+
 def size(count: int) -> str:
     """Bytes as people read them: `1.4MiB`."""
     return ByteSize(count).human_readable()
@@ -99,16 +124,6 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def as_json(answer: object) -> str:
-    """For scripts: as people read it where standard output can say it, else with escapes."""
-    text = json.dumps(answer, indent=2, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding if sys.stdout else "ascii")
-    except UnicodeEncodeError:
-        return json.dumps(answer, indent=2)
-    return text
 
 
 def one_line(sentence: str) -> str:

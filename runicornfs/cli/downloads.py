@@ -40,9 +40,15 @@ def get(version: str, target: Path | None, overwrite: bool, kind: str | None, as
     path = name.path.replace("/api/artifacts/", "/api/remote/download/", 1)
     started = client.post(f"{path}/v{name.number(client)}", answers.Started, wanted, type=name.kind)
     if "references" in started["message"]:
-        click.echo(started["message"], err=True)
+        display.say(started["message"], err=True)
     state = _follow(client, started["task_id"], "downloading")
-    click.echo(display.as_json(state) if as_json else os.fsencode(state["target_dir"] or ""))
+    folder = state["target_dir"] or ""
+    if as_json:
+        display.say(display.as_json(state))
+    elif sys.stdout.isatty():
+        display.say(folder)
+    else:
+        click.echo(os.fsencode(folder))  # for a script: the very bytes of the folder's name
 
 
 @click.command()
@@ -52,9 +58,9 @@ def downloads(as_json: bool, api: str | None) -> None:
     """List the downloads and prefetches of this store."""
     answer = ApiClient(api).get("/api/remote/downloads", answers.Tasks)
     if as_json:
-        click.echo(display.as_json(answer))
+        display.say(display.as_json(answer))
         return
-    click.echo(_table(answer["downloads"]))
+    display.say(_table(answer["downloads"]))
 
 
 @click.command()
@@ -73,7 +79,7 @@ def cancel(task: str, api: str | None) -> None:
         raise NotFound(f"no download that is under way has a name beginning with {task!r}: see `runicornfs downloads`")
     if len(found) > 1:
         raise RunicornFSError(f"several downloads begin with {task!r}: {', '.join(found)}")
-    click.echo(client.delete(f"/api/remote/download/{found[0]}", answers.Done)["message"])
+    display.say(client.delete(f"/api/remote/download/{found[0]}", answers.Done)["message"])
 
 
 @click.command()
@@ -98,18 +104,18 @@ def prefetch(
     wanted: dict[str, object] = {"artifact": version, "type": kind, "paths": globs, "check": check, "evict": evict}
     if check:
         checked = client.post("/api/prefetch", answers.Checked, wanted)
-        click.echo(display.as_json(checked) if as_json else _here_table(checked["files"]))
+        display.say(display.as_json(checked) if as_json else _here_table(checked["files"]))
         if checked["missing_files"]:
             sys.exit(1)
     elif evict:
         evicted = client.post("/api/prefetch", answers.Done, wanted)
-        click.echo(display.as_json(evicted) if as_json else evicted["message"])
+        display.say(display.as_json(evicted) if as_json else evicted["message"])
     else:
         task = client.post("/api/prefetch", answers.Started, wanted)["task_id"]
         state = _follow(client, task, "prefetching")
         came = state["total_bytes"] - state["from_cache_bytes"]
         sizes = f"{display.size(state['total_bytes'])} in the cache, {display.size(came)} transferred"
-        click.echo(display.as_json(state) if as_json else f"{state['total_files']} files: {sizes}")
+        display.say(display.as_json(state) if as_json else f"{state['total_files']} files: {sizes}")
 
 
 COMMANDS = (get, downloads, cancel, prefetch)
@@ -125,7 +131,7 @@ def _follow(client: ApiClient, task: str, what: str) -> answers.Task:
             bar.show(state["downloaded_bytes"], state["total_bytes"], _note(state))
             if not sys.stderr.isatty() and time.monotonic() - said >= LINE_EVERY_S:
                 said = time.monotonic()
-                click.echo(_line(what, state), err=True)
+                display.say(_line(what, state), err=True)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         bar.close()

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from runicornfs.cli import answers
+from runicornfs.cli import answers, display
 from runicornfs.cli.client import ApiClient
 from runicornfs.cli.names import ArtifactName, as_part
 from runicornfs.cli.options import api_option, type_option
@@ -38,7 +38,7 @@ def delete(version: str, permanent: bool, yes: bool, kind: str | None, api: str 
     answer = client.delete(
         f"{name.path}/v{number}", answers.Done, type=name.kind, permanent="true" if permanent else None
     )
-    click.echo(answer["message"])
+    display.say(answer["message"])
 
 
 @click.command()
@@ -52,7 +52,7 @@ def restore(version: str, kind: str | None, api: str | None) -> None:
     """
     client = ApiClient(api)
     name = ArtifactName.parse(version, kind)
-    click.echo(client.post(f"{name.path}/v{name.number(client)}/restore", answers.Done, type=name.kind)["message"])
+    display.say(client.post(f"{name.path}/v{name.number(client)}/restore", answers.Done, type=name.kind)["message"])
 
 
 @click.command()
@@ -68,7 +68,7 @@ def alias(version: str, alias: str, kind: str | None, api: str | None) -> None:
     client = ApiClient(api)
     name = ArtifactName.parse(version, kind)
     path = f"{_path(name)}/v{name.number(client)}/alias"
-    click.echo(client.post(path, answers.Done, {"alias": alias}, type=name.kind)["message"])
+    display.say(client.post(path, answers.Done, {"alias": alias}, type=name.kind)["message"])
 
 
 @click.command()
@@ -82,7 +82,7 @@ def unalias(name: str, alias: str, kind: str | None, api: str | None) -> None:
     if artifact.version is not None:
         raise InvalidInput(f"an alias belongs to the artifact: write {artifact.name} without a version")
     answer = ApiClient(api).delete(f"{_path(artifact)}/alias/{as_part(alias)}", answers.Done, type=artifact.kind)
-    click.echo(answer["message"])
+    display.say(answer["message"])
 
 
 @click.command()
@@ -97,10 +97,10 @@ def tag(version: str, tags: tuple[str, ...], remove: bool, kind: str | None, api
     name = ArtifactName.parse(version, kind)
     path = f"{_path(name)}/v{name.number(client)}/tags"
     if not remove:
-        click.echo(client.post(path, answers.Done, {"tags": list(tags)}, type=name.kind)["message"])
+        display.say(client.post(path, answers.Done, {"tags": list(tags)}, type=name.kind)["message"])
         return
     for one in tags:
-        click.echo(client.delete(f"{path}/{as_part(one)}", answers.Done, type=name.kind)["message"])
+        display.say(client.delete(f"{path}/{as_part(one)}", answers.Done, type=name.kind)["message"])
 
 
 def _path(name: ArtifactName) -> str:

@@ -23,6 +23,7 @@ from runicornfs.errors import InvalidInput, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.session import Mount
 from runicornfs.remote.address import LocalSource, RemoteSource
+from runicornfs.store.paths import printable
 from runicornfs.workspace.connection import Access, SshFiles
 from runicornfs.workspace.opening import Keeping
 from runicornfs.workspace.running import DaemonRecord
@@ -190,7 +191,7 @@ def _first_sync(workspace: Workspace, stop: Stop) -> None:
         if workspace.store.folder.owned or workspace.store.catalog.last_sync() is None:
             raise
         # Another process has the store open, and it has lost its server meanwhile: show what that one shows.
-        print(f"warning: {error}", file=sys.stderr)
+        print(f"warning: {printable(str(error))}", file=sys.stderr)
     display.finish(workspace.progress())
     for problem in workspace.problems():
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {printable(problem)}", file=sys.stderr)
