@@ -175,7 +175,7 @@ def environment_in(folder: Path) -> dict[str, str]:
 
 def source_of(sshd: PrivateSshd, root: Path, port: int | None = None, host: str = "127.0.0.1") -> str:
     """The SOURCE that names a store on a private server; port: that of a relay before it."""
-    return f"sftp://{sshd.user}@{host}:{port or sshd.port}{quote(str(root))}"
+    return f"sftp://{sshd.user}@{host}:{port or sshd.port}{quote(os.fsencode(root))}"
 
 
 def login_options(sshd: PrivateSshd) -> list[str]:

@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -177,7 +178,7 @@ class Device:
                 if alone:
                     self._start(answer)
                 if opcode == Opcode.INTERRUPT:
-                    self._interrupt(unique, *protocol.INTERRUPT_IN.unpack_from(message, IN_HEADER.size))
+                    self._interrupt(unique, message)
                 else:
                     self._answer(answer, opcode, number, message, unique)
                 with self._lock:
@@ -192,18 +193,28 @@ class Device:
                 self._workers.discard(threading.current_thread())
 
     def _receive(self) -> bytes | None:
-        """The next request; None when the mount is gone."""
+        """The next request, with a whole header; None when the mount is gone."""
         while True:
             try:
-                return os.read(self._fd, protocol.REQUEST_SIZE)
+                message = os.read(self._fd, protocol.REQUEST_SIZE)
             except OSError as error:
                 if error.errno == errno.ENOENT:  # whoever sent it was killed before it was read
                     continue
                 if error.errno != errno.ENODEV:
                     log.warning("the kernel sends no more requests: %s", error.strerror)
                 return None
+            if not message:
+                return None
+            if len(message) >= IN_HEADER.size:
+                return message
+            log.warning("the kernel sends %d bytes, which are no request", len(message))
 
-    def _interrupt(self, unique: int, interrupted: int) -> None:
+    def _interrupt(self, unique: int, message: bytes) -> None:
+        try:
+            (interrupted,) = protocol.INTERRUPT_IN.unpack_from(message, IN_HEADER.size)
+        except struct.error:
+            self._reply(unique, -errno.EINVAL)
+            return
         with self._lock:
             found = interrupted in self._under_way
             if found:

@@ -71,7 +71,7 @@ def _through(proxy: Proxy, started: Started) -> Wire:
 
 def _directly(settings: HostSettings, connect_s: float, progress_s: float, started: Started) -> Wire:
     """A TCP connection to the first of the host's addresses that answers."""
-    where = f"{settings.host}:{settings.port}"
+    where = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
     try:
         addresses = socket.getaddrinfo(
             settings.hostname, settings.port, family=settings.address_family, type=socket.SOCK_STREAM
@@ -80,7 +80,7 @@ def _directly(settings: HostSettings, connect_s: float, progress_s: float, start
         raise Unreachable(
             f"the host {settings.hostname} cannot be found: check its name, ~/.ssh/config and the network"
         ) from error
-    failure: OSError = OSError("no address")
+    failure: Exception = OSError("no address")
     deadline = time.monotonic() + connect_s
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         line = Wire(family, kind, protocol)
@@ -93,7 +93,7 @@ def _directly(settings: HostSettings, connect_s: float, progress_s: float, start
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: ends an idle line that does not acknowledge keep-alives
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * progress_s))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the second: of a BindAddress that is no name
             line.close()
             failure = error
             continue
@@ -105,4 +105,4 @@ def _directly(settings: HostSettings, connect_s: float, progress_s: float, start
         raise Unreachable(f"{where} refuses connections: is sshd running there, and is this its port?") from failure
     if isinstance(failure, TimeoutError):
         raise TimedOut(f"{where} did not answer within {connect_s:g} s") from failure
-    raise Unreachable(f"{where} cannot be reached: {failure.strerror or failure}") from failure
+    raise Unreachable(f"{where} cannot be reached: {getattr(failure, 'strerror', None) or failure}") from failure

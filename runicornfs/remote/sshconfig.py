@@ -26,6 +26,7 @@ from runicornfs.remote.proxy import Proxy, by_command, by_jump
 
 HostKeyChecking = Literal["yes", "ask", "accept-new"]
 
+_LONGEST_PORT = 5  # digits
 _SSH_ANSWER_TIME = 10.0  # seconds for `ssh -G`: it reads files only, but `Match exec` may run a command of the user's
 _DEFAULT_IDENTITIES = ("~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519")  # what `ssh` tries where nothing is set
 _DEFAULT_USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"  # of ssh_config(5)
@@ -161,7 +162,7 @@ def _settings(source: RemoteSource, options: dict[str, list[str]], config_file: 
     hostname = check_host(first("hostname") or source.host)
     user = check_user(source.user or first("user") or getpass.getuser())
     port_text = first("port") or str(SSH_PORT)
-    if not port_text.isdigit():
+    if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= _LONGEST_PORT):
         raise InvalidInput(f"the SSH configuration names the port {port_text!r} for {source.host}, which is none")
     port = check_port(source.port if source.port is not None else int(port_text))
     tokens = {"h": hostname, "n": source.host, "p": str(port), "r": user}
@@ -217,8 +218,12 @@ def _methods(options: dict[str, list[str]], preferred: str | None) -> tuple[str,
 
 
 def _words(values: Iterable[str]) -> Iterable[str]:
+    """Words with their quotes, which `ssh -G` does not repeat: there a single one belongs to a name."""
     for value in values:
-        yield from shlex.split(value)
+        try:
+            yield from shlex.split(value)
+        except ValueError:
+            yield from value.split()
 
 
 def _files(values: Iterable[str], tokens: dict[str, str]) -> tuple[Path, ...]:
@@ -234,7 +239,11 @@ def _path(value: str, tokens: dict[str, str]) -> Path | None:
     if any(name not in os.environ for name in variables):
         return None
     expanded = re.sub(r"%(.)", lambda match: tokens.get(match[1], match[0]), value)
-    return Path(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], expanded)).expanduser()
+    path = Path(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], expanded))
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise InvalidInput(f"the SSH configuration names {path}, in the home of a user that there is not") from None
 
 
 def _agent_socket(value: str, tokens: dict[str, str]) -> str | None:

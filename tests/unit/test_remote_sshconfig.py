@@ -238,6 +238,41 @@ class TestWithoutSsh:
             resolve_host(RemoteSource("gpu", "/d"), config_file=tmp_path / "config")
 
 
+def test_a_name_of_a_file_may_have_a_quote_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text('Host *\n  UserKnownHostsFile "/keys/it\'s"\n')
+    assert resolve_host(RemoteSource("gpu", "/d"), config_file=file).user_known_hosts == (Path("/keys/it's"),)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CertificateFile ~nobody-here/key",
+        "IdentityAgent ~nobody-here/socket",
+        "Port ²",
+        "Port 65536",
+        "Port " + "9" * 5000,
+        "User -oProxyCommand=id",
+        'User "a b"',
+        "HostName -x",
+        'HostName "a b"',
+        "HostName $(id)",
+        "HostName " + "a" * 300,
+    ],
+)
+def test_what_can_be_no_host_user_port_or_file_is_refused_in_a_sentence(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "config"
+    file.write_text(f"Host *\n  {line}\n")
+    with pytest.raises(InvalidInput):
+        resolve_host(RemoteSource("gpu", "/d"), config_file=file)
+
+
+@pytest.mark.parametrize("user", ["a\0b", "-oProxyCommand=id", "a\nb", "", "x" * 200_000])
+def test_a_user_that_there_cannot_be_never_reaches_ssh(user: str) -> None:
+    with pytest.raises(InvalidInput, match="the user"):
+        resolve_host(RemoteSource("gpu", "/d", user))
+
+
 def test_the_environment_is_not_changed(config: Path) -> None:
     before = dict(os.environ)
     resolve_host(RemoteSource("gpu", "/d"), config_file=config)
