@@ -38,8 +38,10 @@ class ApiClient:
     answers is what came, with all that a shape does not name."""
 
     def __init__(self, url: str | None) -> None:
-        self._url = _with_scheme(url) if url else find_api()
-        self._token = os.environ.get("RUNICORNFS_TOKEN", "").strip()
+        known = url or find_api()
+        self._url = _with_scheme(known or f"{DEFAULT_API_HOST}:{DEFAULT_API_PORT}")
+        # At an address that nobody has told us any account may listen: it gets no token, and ours needs none there.
+        self._token = os.environ.get("RUNICORNFS_TOKEN", "").strip() if known else ""
         headers = {b"Authorization": b"Bearer " + os.fsencode(self._token)} if self._token else {}
         try:
             self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S, trust_env=False, headers=headers)
@@ -124,19 +126,19 @@ class ApiClient:
         return problem["detail"]
 
 
-def find_api() -> str:
-    """`RUNICORNFS_API`, else what the running daemon wrote down, else the default. Raises InvalidInput where there are
-    several to choose from."""
+def find_api() -> str | None:
+    """`RUNICORNFS_API`, else what the running daemon wrote down. Raises InvalidInput where there are several to choose
+    from."""
     named = os.environ.get("RUNICORNFS_API")
     if named:
-        return _with_scheme(named)
+        return named
     running = [daemon for daemon in running_daemons() if daemon.api is not None]
     if len(running) > 1:
         choices = ", ".join(f"{daemon.api} ({' and '.join([daemon.source, *daemon.mounts])})" for daemon in running)
         raise InvalidInput(f"several runicornfs run; say which one with --api: {choices}")
     if running:
         return str(running[0].api)
-    return f"http://{DEFAULT_API_HOST}:{DEFAULT_API_PORT}"
+    return None
 
 
 def _with_scheme(url: str) -> str:

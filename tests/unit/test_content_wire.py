@@ -208,3 +208,19 @@ def test_an_error_comes_out_as_it_went_in(pair: tuple[Connection, Connection], e
 
 def test_what_is_unexpected_travels_without_its_text() -> None:
     assert "secret" not in str(error_of(described(ZeroDivisionError("secret"))))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_an_owner_that_is_another_user_is_not_talked_to(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / wire.SOCKET_NAME))
+        os.seteuid(65534)
+        try:
+            listener.listen()  # whoever does this is the other end to the kernel
+        finally:
+            os.seteuid(0)
+        with pytest.raises(Refused, match="another user"):
+            wire.connect(tmp_path)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.recv(1) == b"", "nothing was said"
