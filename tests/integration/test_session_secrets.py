@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -62,8 +65,12 @@ class Session:
 
     def places(self) -> dict[str, bytes]:
         """All files of the user's, by their paths, and what was answered."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and self.mountpoint not in path.parents]
-        return {str(path): path.read_bytes() for path in files} | {"an answer": json.dumps(self.told).encode()}
+        found = {"an answer": json.dumps(self.told).encode()}
+        for path in self.folder.rglob("*"):
+            if self.mountpoint not in path.parents and path.is_file():
+                with contextlib.suppress(FileNotFoundError):  # something that lasts for a moment
+                    found[str(path)] = path.read_bytes()
+        return found
 
 
 def children_of(pid: int) -> dict[str, bytes]:
@@ -71,9 +78,10 @@ def children_of(pid: int) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
-            found |= children_of(int(child))
-            for name in ("cmdline", "environ"):
-                found[f"{name} of {child}"] = Path(f"/proc/{child}/{name}").read_bytes()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                found |= children_of(int(child))
+                for name in ("cmdline", "environ"):
+                    found[f"{name} of {child}"] = Path(f"/proc/{child}/{name}").read_bytes()
     return found
 
 
@@ -134,6 +142,33 @@ def test_no_secret_is_left_anywhere_or_given_to_a_program(tmp_path: Path, accoun
     body = key.splitlines()[2]
     for secret in (TOKEN, account.password, WRONG_PASSWORD, PASSPHRASE, WRONG_PASSPHRASE, WRONG_TOKEN, body):
         assert [place for place, said in places.items() if secret.encode() in said] == [], secret
+
+
+@pytest.mark.promise("C9")
+def test_all_that_a_session_leaves_is_for_the_user_alone_whatever_the_umask(
+    tmp_path: Path, sshd: PrivateSshd, sample_store: Path
+) -> None:
+    require_fuse()
+    (tmp_path / "user").mkdir()
+    before = os.umask(0)
+    try:
+        session = Session(tmp_path / "user", sshd)
+    finally:
+        os.umask(before)
+    try:
+        session.connect(sshd.user, sample_store, 200, private_key=sshd.identity.read_text())
+        session.use()
+        session.served.http.post("/api/remote/download/resnet50/v3", params={"type": "model"}).raise_for_status()
+        session.served.post("/api/config/ssh_connections", {"host": "gpu", "username": "ann"}).raise_for_status()
+        wait_until(lambda: session.served.get("/api/remote/downloads")["active_count"] == 0, "the download")
+        below = [session.folder / name for name in ("home", "run", "tmp", "cache")]
+        made = [session.folder / "known_hosts", *below, *(path for folder in below for path in folder.rglob("*"))]
+        names = {path.name for path in made}
+        assert {"index.db", "records.db", "owner.sock", "lock", "store.json", "connections.json"} <= names
+        assert {"downloads", "metadata", "content", "model.pth"} <= names
+        assert [path for path in made if stat.S_IMODE(path.lstat().st_mode) & 0o077] == []
+    finally:
+        session.served.close()
 
 
 def test_a_crash_leaves_no_core_on_the_disk(tmp_path: Path) -> None:

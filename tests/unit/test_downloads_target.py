@@ -87,6 +87,7 @@ def test_a_folder_that_cannot_be_made_is_said() -> None:
         TargetFolder("/proc/nowhere", "0123")
 
 
+@pytest.mark.promise("D2")
 def test_no_link_below_the_folder_is_followed(target: TargetFolder, folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -39,6 +39,7 @@ def test_another_port_or_root_does_not_mix_with_the_first(tmp_path: Path, other:
     assert StoreFolder.make(tmp_path, "gpu_ann", GPU).path == first.path
 
 
+@pytest.mark.promise("C9")
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_folders_are_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
