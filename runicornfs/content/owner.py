@@ -116,8 +116,9 @@ class OwnerSocket:
                 log.info("a guest does not take what it is told and is let go")
                 session.events.end()
 
-    def close(self) -> None:
-        """Ends all sessions. A second time does nothing."""
+    def dismiss(self) -> None:
+        """Lets nobody in any more and ends all sessions: the guests look for another owner. Waits for none of them; a
+        second time does nothing."""
         with self._lock:
             if self._closing.is_set():
                 return
@@ -130,9 +131,14 @@ class OwnerSocket:
             thread.join()
         self._listener.close()
         with self._lock:
-            threads = list(self._connections.values())
             for connection in self._connections:
                 connection.end()
+
+    def close(self) -> None:
+        """Ends all sessions, and what they wait for. A second time does nothing."""
+        self.dismiss()
+        with self._lock:
+            threads = list(self._connections.values())
         deadline = time.monotonic() + CLOSING_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))

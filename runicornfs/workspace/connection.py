@@ -179,8 +179,7 @@ class Connection:
         """Ends every wait for a server; for the end of the program."""
         self._end_attempt()
         for store in list(self._remotes.values()):
-            if store.server is not None:
-                store.server.close()
+            store.interrupt()
 
     def close(self) -> None:
         """Closes all stores. Nothing may use them any more."""

@@ -73,6 +73,7 @@ class OpenedStore:
         self._online = False
         self._sync_interval = 0.0
         self._syncer: Syncer | None = None  # of an owner
+        self._door: OwnerSocket | None = None  # likewise
         self.contents: Contents
         self.upkeep: Upkeep
         self._lock = threading.Lock()
@@ -109,6 +110,13 @@ class OpenedStore:
                 if self.server is not None:
                     self.server.close()
 
+    def interrupt(self) -> None:
+        """Ends every wait for the server; for the end of the program. `close` has to follow."""
+        if self._door is not None:
+            self._door.dismiss()  # first: guests would take the end of our line for a server that is away
+        if self.server is not None:
+            self.server.close()
+
     def close(self) -> None:
         """Ends transfers, syncs and the connection; the folder is free for others then."""
         self.downloads.close()
@@ -138,7 +146,7 @@ class OpenedStore:
         if self.server is not None:
             self._role.callback(self.server.close)  # a sync that waits for the line ends with the line
         self._role.callback(syncer.cancel)
-        door = OwnerSocket(self.folder.path, contents, OwnersUpkeep.answers(upkeep))
+        door = self._door = OwnerSocket(self.folder.path, contents, OwnersUpkeep.answers(upkeep))
         self._role.callback(door.close)
 
         def tell(changes: Changes) -> None:

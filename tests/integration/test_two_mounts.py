@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import httpx
 import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
-from tests.conftest import MountLocal, MountStore
+from runicornfs.demo.sshd import PrivateSshd
+from tests.conftest import MakeRelay, MountLocal, MountStore
 from tests.mounts import PATIENCE_S, Mounted
 from tests.waiting import wait_until
 
@@ -87,6 +89,21 @@ def test_the_second_takes_the_place_of_an_owner_that_ends(
     wait_until(lambda: ask(guest, "/api/remote/status")["connected"], "the new owner to connect")
     guest.run("sync")
     assert (guest.mountpoint / "artifacts/model/big/v2/files/weights.bin").read_bytes() == b"new"
+
+
+def test_a_read_that_waits_for_the_server_goes_on_when_the_owner_ends_in_order(
+    mount_store: MountStore, store_writer: StoreWriter, weights: bytes, sshd: PrivateSshd, relay: MakeRelay
+) -> None:
+    """The owner closed its connection first, and guests took that for the server being away."""
+    line = relay(sshd, mbit=60)
+    owner = mount_store(store_writer.root, port=line.port)
+    guest = mount_store(store_writer.root, "--cache-dir", str(owner.cache_dir), port=line.port)
+    owner.expect_log(LINE_GONE)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit((guest.mountpoint / BIG).read_bytes)
+        wait_until(lambda: line.stats().down > 4 * MiB, "the read to be under way")
+        owner.stop()
+        assert reading.result(PATIENCE_S) == weights
 
 
 def test_readers_go_on_while_owners_are_killed_in_turn(
