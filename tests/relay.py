@@ -29,8 +29,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-# What a line with a limit passes at a time: small enough that a slow one passes what was sent in pieces.
+# What a line with a limit passes at a time: small enough that a slow one passes what was sent in pieces,
 CHUNK = 64 * 1024
+# and a trickle too: what it passes in so many seconds, but no less than a byte.
+STEP_S = 0.05
 # Bytes that wait to be delivered in one direction of one connection; then its sender has to wait.
 QUEUED_BYTES = 256 << 20
 TRICKLE_S = 0.1  # how often a line that trickles looks at how much it may pass
@@ -121,6 +123,7 @@ class Line:
     def __init__(self, rtt_s: float, bytes_per_s: float) -> None:
         self.delay = rtt_s / 2
         self.rate = bytes_per_s
+        self.step = max(min(CHUNK, int(bytes_per_s * STEP_S)), 1) if bytes_per_s else 0
         self.stats = Stats()
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -198,7 +201,7 @@ class End(asyncio.Protocol):
             self._connected(self)
 
     def data_received(self, data: bytes) -> None:
-        view, step = memoryview(data), CHUNK if self._line.rate else len(data)
+        view, step = memoryview(data), self._line.step or len(data)
         for start in range(0, len(view), step):
             piece = view[start : start + step]
             self._waiting.append((self._line.arrival(self.direction, len(piece)), piece))

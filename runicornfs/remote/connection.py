@@ -66,7 +66,11 @@ class Connection:
         self._transport = transport
         self._wire = wire
         self._timeouts = timeouts
-        self.last_heard = time.monotonic()
+
+    @property
+    def last_heard(self) -> float:
+        """When something came last, over the line or beside it; monotonic seconds."""
+        return self._wire.heard_at
 
     @property
     def is_alive(self) -> bool:
@@ -79,8 +83,8 @@ class Connection:
         return not self.is_alive
 
     def note_progress(self) -> None:
-        """Something arrived over one of the channels just now."""
-        self.last_heard = time.monotonic()
+        """Something arrived just now from the same server beside this line: over a process."""
+        self._wire.heard_at = time.monotonic()
 
     def open_sftp(self) -> paramiko.Channel:
         """A channel to the server's SFTP subsystem. Raises Unreachable, TimedOut, AccessDenied."""
@@ -110,7 +114,7 @@ class Connection:
         try:
             channel = self._transport.open_session(timeout=limit)
             channel.settimeout(limit)
-            channel.in_buffer = ChunkPipe()  # before anything can arrive: nothing has been asked for
+            channel.in_buffer = ChunkPipe(self._wire)  # before anything can arrive: nothing has been asked for
             Mouth(self._transport).give_to(channel)
             # paramiko waits for the answer to a request without any bound; closing the channel wakes it.
             watch = threading.Timer(limit, close_channel, (channel,))

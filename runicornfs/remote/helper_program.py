@@ -40,6 +40,7 @@ from runicornfs.remote.walk import (
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without loading typing on the server
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
     from typing import BinaryIO
 
     from runicornfs.remote.walk import Entry, Event
@@ -50,6 +51,7 @@ FRAME = struct.Struct(">BII")  # kind, length of the header (a JSON list), lengt
 ENTRY = struct.Struct(">HB")  # in the list of what is known: length of the path, length of the token
 # A long walk over a slow disk in which nothing changed has nothing to tell: this often it says that it is at work.
 ALIVE_EVERY_S = 2.0
+PIECE = 64 * 1024  # bytes of what is known that are taken at a time
 
 
 def token_of(status: os.stat_result) -> bytes:
@@ -208,6 +210,21 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
+def read_patiently(stream: BufferedReader, size: int, frames: FrameWriter) -> bytes:
+    """As `read_exactly`, of what may take long to come: who waits for an answer sees that it does come."""
+    pieces, left, told = [], size, time.monotonic()
+    while left:
+        piece = stream.read1(min(left, PIECE))
+        if not piece:
+            sys.exit("the request ended early")
+        pieces.append(piece)
+        left -= len(piece)
+        if time.monotonic() - told > ALIVE_EVERY_S:
+            told = time.monotonic()
+            frames.write(ALIVE, [])
+    return b"".join(pieces)
+
+
 def unpack_known(packed: bytes) -> dict[bytes, bytes]:
     """What the client knows, out of the compressed list of it: path and token, again and again."""
     known = {}
@@ -244,9 +261,10 @@ def main() -> None:
     """Reads one request from standard input, writes the marker and then the frames to standard output."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     request = json.loads(stdin.readline().decode("ascii"))
-    known = unpack_known(read_exactly(stdin, request["known_bytes"]))
     stdout.write(request["marker"].encode("ascii"))
+    stdout.flush()
     frames = FrameWriter(stdout)
+    known = unpack_known(read_patiently(stdin, request["known_bytes"], frames))  # type: ignore[arg-type]
     try:
         for event in scan(request["root"].encode("utf-8", "surrogateescape"), known):
             frames.write(event[0], header_of(event), event[5] if event[0] == DOCUMENT else b"")

@@ -17,12 +17,26 @@ Started = Callable[[socket.socket], None]
 
 
 class Wire(socket.socket):
-    """A socket to the host. Its `send` gives up after a time without progress, where paramiko would try for ever."""
+    """A socket to the host. Its `send` gives up after a time without progress, where paramiko would try for ever.
+
+    It notes what comes, for whoever judges by that whether to wait any longer; times are monotonic seconds.
+    """
 
     proxy: ProxyProcess | None = None  # the program behind it; it ends with `end`
 
     patience = 0.0  # seconds
+    heard = 0  # bytes so far
+    heard_at = 0.0  # when the last of them came
+    trickled_at = 0.0  # when a packet's first bytes came without the last ones: more is on its way
     _blocked_since: float | None = None
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:  # paramiko asks for what its packet lacks
+        data = super().recv(bufsize, flags)
+        self.heard += len(data)
+        self.heard_at = time.monotonic()
+        if len(data) < bufsize:
+            self.trickled_at = self.heard_at
+        return data
 
     def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
         try:

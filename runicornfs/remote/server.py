@@ -234,11 +234,7 @@ class Server:
                 channel.settimeout(timeout)
             self.counters.add(execs=1)
 
-            def heard(size: int) -> None:
-                link.connection.note_progress()
-                self.counters.add(exec_bytes_in=size)
-
-            with ExecChannel(channel, heard) as running:
+            with ExecChannel(channel, lambda size: self.counters.add(exec_bytes_in=size)) as running:
                 yield running
 
     def fill(

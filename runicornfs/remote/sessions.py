@@ -82,7 +82,7 @@ class Sessions:
     def _open(self) -> SftpSession | None:
         """A new session, which the caller has counted. None if the server allows no more beside those there are."""
         try:
-            session = SftpSession(self._connection.open_sftp(), self._line, self._connection.note_progress)
+            session = SftpSession(self._connection.open_sftp(), self._line)
             session.start()
         except BaseException as error:
             with self._changed:

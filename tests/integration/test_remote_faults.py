@@ -19,7 +19,10 @@ from runicornfs.remote.connection import connect
 from runicornfs.remote.hostkeys import HostKeyPolicy
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.lifeline import State
+from runicornfs.remote.line import Line
+from runicornfs.remote.packets import Kind, read_body
 from runicornfs.remote.server import RemoteFile, Server
+from runicornfs.remote.sftp import SftpSession
 from runicornfs.remote.timeouts import Timeouts
 from tests.conftest import MakeRelay
 from tests.relay import Relay
@@ -145,6 +148,71 @@ def test_a_time_out_is_about_progress_not_about_the_time_a_transfer_takes(
     with server_at(sshd, root, port=slow.port, timeouts=QUICK) as server:
         target.fill(server, BIG, ranges(8 * MIB))
     assert target.content(8 * MIB) == content[: 8 * MIB]
+
+
+def test_a_packet_may_trickle_in_for_longer_than_the_time_out(
+    sshd: PrivateSshd, root: Path, target: Target, relay: MakeRelay
+) -> None:
+    """It is of no use before it is whole, but while it comes the line is not silent."""
+    content = random.Random(1).randbytes(100_000)
+    (root / "small").write_bytes(content)
+    trickle = relay(sshd, mbit=0.32)  # 40 kB/s: a packet of 32 KiB takes 0.8 s
+    with server_at(sshd, root, port=trickle.port, timeouts=QUICK) as server:
+        target.fill(server, RemoteFile("small", len(content), None), [(0, len(content))])
+        assert server.counters.connections == 1
+    assert target.content(len(content)) == content
+
+
+def test_a_trickle_that_dries_up_is_a_time_out(
+    sshd: PrivateSshd, root: Path, target: Target, relay: MakeRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "small").write_bytes(bytes(100_000))
+    trickle = relay(sshd, mbit=0.32)
+    with server_at(sshd, root, port=trickle.port, timeouts=QUICK) as server:
+        before = trickle.stats().down
+
+        def dry_up() -> None:
+            wait_until(lambda: trickle.stats().down > before + 40_000, "a part of it")
+            trickle.stall()
+
+        drying = threading.Thread(target=dry_up)
+        drying.start()
+        with pytest.raises(TimedOut):
+            target.fill(server, RemoteFile("small", 100_000, None), [(0, 100_000)])
+        drying.join()
+        wait_until(lambda: server.state == "reconnecting", "the line to count as lost")
+        trickle.resume()
+
+
+def test_a_session_that_hangs_beside_a_busy_one_is_a_time_out(
+    root: Path, tmp_path: Path, content: bytes, relay: MakeRelay
+) -> None:
+    """What comes for others counts only as far as it may have been in front."""
+    pids = tmp_path / "pids"
+    lines = [f"ForceCommand echo $$ >> {pids}; exec {SFTP_SERVER}"]
+    ended = threading.Event()
+    with PrivateSshd(tmp_path / "sshd", config_lines=lines) as sshd:
+        settings = settings_of(sshd, relay(sshd, mbit=200).port)  # so that packets come in pieces
+        connection = connect(settings, Credentials((sshd.identity,)), HostKeyPolicy(settings, None), QUICK)
+        with contextlib.closing(connection):
+            hung = SftpSession(connection.open_sftp(), Line())
+            hung.start()
+            os.kill(int(pids.read_text()), signal.SIGSTOP)
+            busy = SftpSession(connection.open_sftp(), Line())
+            busy.start()
+            opened = busy.open(os.fsencode(root / "big"))
+
+            def read() -> None:
+                while not ended.is_set():
+                    busy.ask(Kind.READ, read_body(opened.handle, 0, busy.read_limit))
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            with pytest.raises(TimedOut):
+                hung.stat(os.fsencode(root))
+            ended.set()
+            reader.join()
+            assert busy.is_open
 
 
 @pytest.mark.parametrize("stalled_in", ["open", "verify", "exec", "exec input"])
@@ -306,7 +374,7 @@ def test_a_command_that_ends_costs_no_connection_however_long_the_line_was_idle(
     with PrivateSshd(tmp_path / "sshd", config_lines=["ForceCommand true"]) as sshd, server_at(sshd, root) as server:
         link = server._lifeline.link
         assert link is not None
-        link.connection.last_heard -= 60  # as after a minute in which nobody asked for anything
+        link.connection._wire.heard_at -= 60  # as after a minute in which nobody asked for anything
         with pytest.raises(ConnectionLost), server.exec("anything") as command:
             command.write(bytes(16 * MIB))  # more than the server takes for a command that reads nothing
         assert server.state == "connected"

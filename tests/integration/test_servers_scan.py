@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from runicornfs.demo.samplestore import StoreWriter
 from runicornfs.demo.sshd import CONFIG, PrivateSshd
 from runicornfs.errors import AccessDenied, ProtocolError, StoreUnusable, TimedOut, Unreachable
 from runicornfs.remote import helper
+from runicornfs.remote.events import Gone
+from runicornfs.remote.scan import scan_store
 from runicornfs.remote.server import Server
 from tests.conftest import MakeRelay
 from tests.remotes import QUICK, server_at
@@ -501,6 +504,21 @@ class TestTheWalkOverALine:
                 scans = Scans(server)
                 scans.scan()
                 assert scans.seen == expected.seen
+
+
+def test_what_is_known_may_take_longer_to_send_than_anybody_waits_in_silence(
+    sshd: PrivateSshd, store_writer: StoreWriter, relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program says that it is at work while it comes."""
+    monkeypatch.setattr("runicornfs.remote.helper.TIMEOUT_S", 3.5)
+    store_writer.add_version("model", "net", {"a": b"1"})
+    numbers = random.Random(1)
+    known = sorted((b"runs/r%d" % number, numbers.randbytes(200)) for number in range(1000))
+    trickle = relay(sshd, mbit=0.24)  # 30 kB/s: some seven seconds
+    with server_at(sshd, store_writer.root, port=trickle.port) as server:
+        events = list(scan_store(server, str(store_writer.root), known))
+        assert server.runs_helper
+    assert sum(isinstance(event, Gone) for event in events) == len(known)
 
 
 def test_nothing_of_the_store_is_changed(any_way: PrivateSshd, sample_store: Path) -> None:
