@@ -6,7 +6,7 @@ program and the pure edits, and leaves nothing there. It knows these and the sta
 What it promises: an edit is made under the SDK's own lock, which it holds for milliseconds, and either as a whole or
 not at all. A file is replaced at once by one that is complete and on the disk, with the same mode, and the same owner
 and group where the account may give them away. It follows no symbolic link below the root. A version's folder is first
-renamed to a name that is no version; a crash leaves that behind, and the next `sweep` removes it.
+renamed to a name that is no version; a crash leaves that behind, and whoever edits the artifact next is told (`LEFT`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
     from runicornfs.remote.walk import Event
 
-# Kinds on the wire, beside those of a scan: the edit is made (its notes), or it is refused (code, message).
-DONE, REFUSED = 30, 31
+# Kinds on the wire, beside those of a scan: the edit is made (its notes), or it is refused (code, message); and before
+# the first, that something is there which an edit has set aside.
+DONE, REFUSED, LEFT = 30, 31, 32
 # What a request asks for beside the edits themselves: to remove what they set aside.
 SWEEP = "sweep"
 # The SDK holds the lock while it copies a version's files. Who asks for an edit is not kept waiting that long.
@@ -217,11 +218,14 @@ class ArtifactFolder:
         os.fsync(fd)
         return notes
 
+    def set_aside(self) -> list[str]:
+        """The folders that were set aside."""
+        with os.scandir(self.fd) as entries:
+            return [entry.name for entry in entries if ASIDE.fullmatch(entry.name) and not entry.is_symlink()]
+
     def sweep(self) -> Iterator[None]:
         """Removes the folders that were set aside; yields after each folder in them."""
-        with os.scandir(self.fd) as entries:
-            names = [entry.name for entry in entries if ASIDE.fullmatch(entry.name) and not entry.is_symlink()]
-        for name in names:
+        for name in self.set_aside():
             with contextlib.suppress(FileNotFoundError):  # another one sweeps, too
                 yield from remove_tree(name, self.fd)
 
@@ -293,6 +297,15 @@ def sweep(root: bytes, artifact: bytes) -> Iterator[None]:
         yield from folder.sweep()
 
 
+def is_left(root: bytes, artifact: bytes) -> bool:
+    """Whether anything that edits of this artifact set aside is still there."""
+    try:
+        with contextlib.closing(ArtifactFolder(root, artifact)) as folder:
+            return bool(folder.set_aside())
+    except OSError:
+        return False
+
+
 def look(root: bytes, artifact: bytes, known: dict[bytes, bytes]) -> Iterator[Event]:
     """What a scan would tell of this artifact; `known` has the paths below its folder alone."""
     return Scan(root, known, artifact).events()
@@ -338,7 +351,10 @@ def main() -> None:
                     frames.write(ALIVE, [])
             frames.write(DONE, [])
         else:
-            frames.write(DONE, list(edit(root, artifact, request["edit"], somebody_listens)))
+            notes = edit(root, artifact, request["edit"], somebody_listens)
+            if is_left(root, artifact):
+                frames.write(LEFT, [])
+            frames.write(DONE, list(notes))
             frames.flush()  # whatever becomes of the line now, this is known
             for event in look(root, artifact, known):
                 frames.write(event[0], header_of(event), event[5] if event[0] == DOCUMENT else b"")

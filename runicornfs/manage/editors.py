@@ -52,10 +52,11 @@ REFUSALS: dict[str, type[RunicornFSError]] = {
 @dataclass(frozen=True, slots=True)
 class Done:
     """An edit was made. `notes` say what should be known of how; `events` what has changed in the artifact's folder
-    since it was known, None where that could not be found out."""
+    since it was known, None where that could not be found out. `left`: there is something to sweep."""
 
     notes: list[str]
     events: list[Event] | None
+    left: bool = False
 
 
 class Editor(Protocol):
@@ -78,7 +79,8 @@ class LocalEditor:
         folder = os.fsencode(artifact)
         with _refusals():
             notes = edit_program.edit(self._root, folder, edit)
-        return Done(notes, _gathered(typed(edit_program.look(self._root, folder, dict(known)))))
+        left = edit_program.is_left(self._root, folder)
+        return Done(notes, _gathered(typed(edit_program.look(self._root, folder, dict(known)))), left)
 
     def sweep(self, artifact: str) -> None:
         with _refusals():
@@ -103,9 +105,9 @@ class ServerEditor:
         root = self._server.address.root
         with self._server.session() as session, session.within(WITHIN_S):
             with _refusals(), helper.uncertain():
-                notes = edit_by_sftp(session, root, artifact, edit)
+                notes, left = edit_by_sftp(session, root, artifact, edit)
             unpacked = helper_program.unpack_known(packed)
-            return Done(notes, _gathered(scan_by_sftp(session, root, unpacked, os.fsencode(artifact))))
+            return Done(notes, _gathered(scan_by_sftp(session, root, unpacked, os.fsencode(artifact))), left)
 
     def sweep(self, artifact: str) -> None:
         if self._by_program(artifact, {"action": edit_program.SWEEP}, helper.pack(())) is None:
@@ -124,8 +126,8 @@ class ServerEditor:
             changes = edit["action"] != edit_program.SWEEP
             within_s = WITHIN_S if changes else helper.QUIET_S
             with helper.answering(self._server, text, request, packed, within_s, changes=changes) as frames:
-                notes = _notes(frames, patient=not changes)
-                done = Done(notes, _gathered(helper.events(frames)))
+                notes, left = _notes(frames, patient=not changes)
+                done = Done(notes, _gathered(helper.events(frames)), left)
         except helper.HelperUnavailable as why:
             log.info("no program runs for this account on %s (%s): editing over SFTP", self._server.address.host, why)
             self._server.runs_helper = False
@@ -134,12 +136,17 @@ class ServerEditor:
         return done
 
 
-def _notes(frames: helper.Frames, patient: bool) -> list[str]:
-    """What the program says of the edit, waited for; `patient`: also while it only says that it is at work."""
+def _notes(frames: helper.Frames, patient: bool) -> tuple[list[str], bool]:
+    """What the program says of the edit, waited for, and whether there is something to sweep; `patient`: also while it
+    only says that it is at work."""
+    left = False
     while True:
         kind, header, _ = frames.next()
         if kind == edit_program.DONE:
-            return [_shown(note) for note in header]
+            return [_shown(note) for note in header], left
+        if kind == edit_program.LEFT and not left:
+            left = True
+            continue
         if kind == edit_program.REFUSED and len(header) == 2:
             _refuse(str(header[0]), str(header[1]))
         if not (patient and kind == walk.ALIVE):

@@ -67,6 +67,8 @@ class Manager:
                 notes += self._show(artifact, done.events)
         if edit["action"] == DELETE_FOR_GOOD:
             notes += self._sweep(artifact)
+        elif done.left:  # by somebody who was killed; nobody waits for it
+            self._begin_sweep(artifact, [])
         return notes
 
     def _show(self, artifact: str, events: list[Event]) -> list[str]:
@@ -84,17 +86,21 @@ class Manager:
     def _sweep(self, artifact: str) -> list[str]:
         """Files that are not removed when nobody waits any longer are removed behind the answer."""
         left: list[str] = []
-        thread = threading.Thread(target=self._remove_files, args=(artifact, left), name="sweep", daemon=True)
-        thread.start()
+        thread = self._begin_sweep(artifact, left)
         thread.join(SWEEP_S)
         return ["its files are still being removed"] if thread.is_alive() else left
+
+    def _begin_sweep(self, artifact: str, left: list[str]) -> threading.Thread:
+        thread = threading.Thread(target=self._remove_files, args=(artifact, left), name="sweep", daemon=True)
+        thread.start()
+        return thread
 
     def _remove_files(self, artifact: str, left: list[str]) -> None:
         try:
             self._editor.sweep(artifact)
         except RunicornFSError as error:
             log.info("files of a deleted version of %s are left: %s", artifact, error)
-            left.append(f"some of its files are left ({error}): the next permanent delete of {artifact} removes them")
+            left.append(f"some of its files are left ({error}): the next change of {artifact} removes them")
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:

@@ -41,6 +41,7 @@ AT_ONCE = 64  # requests in one round trip
 # Of one version's folder; a tree that is larger or deeper than any manifest's is no version's, and we stop.
 MOST_REMOVED = 10_000_000
 DEEPEST = 1_000
+_TEMPORARY = re.compile((re.escape(OURS) + "[0-9a-f]{16}[.]tmp").encode())
 _ASIDE = re.compile(ASIDE.pattern.encode())
 _VERSION_FOLDER = re.compile(VERSION_FOLDER.pattern.encode())
 
@@ -56,14 +57,15 @@ class _Seen(NamedTuple):
     attributes: Attributes
 
 
-def edit_by_sftp(session: SftpSession, root: str, artifact: str, edit: dict[str, Any]) -> list[str]:
-    """Makes one edit; returns what is to be said about it. Raises EditRefused and ServerError."""
+def edit_by_sftp(session: SftpSession, root: str, artifact: str, edit: dict[str, Any]) -> tuple[list[str], bool]:
+    """Makes one edit; returns what is to be said about it, and whether there is something to sweep. Raises EditRefused
+    and ServerError."""
     folder = _Folder(session, root, artifact)
     with folder.locked():
         for _ in range(TRIES):
             with contextlib.suppress(_Changed):
                 wanted = plan(edit, artifact.rpartition("/")[2], folder.state(edit["version"]), time.time())
-                return folder.carry_out(wanted, edit["version"])
+                return folder.carry_out(wanted, edit["version"]), folder.left
     raise EditRefused("conflict", "other programs change it all the time: try again in a moment")
 
 
@@ -79,6 +81,7 @@ class _Folder:
         self._session = session
         self._path = os.fsencode(root.rstrip("/"))
         self._seen: dict[str, _Seen | None] = {}
+        self.left = False  # `state` has seen something to sweep
         folders = []
         for component in os.fsencode(artifact).split(b"/"):
             self._path += b"/" + component
@@ -121,7 +124,12 @@ class _Folder:
         return False
 
     def state(self, version: int) -> State:
+        """The artifact as it is. What a client that was killed has left half written is removed: we have the lock."""
         names = self._session.list_folder(self._path)
+        self.left = any(attributes.is_directory and _ASIDE.fullmatch(name) for name, attributes in names)
+        for name, attributes in names:
+            if attributes.is_file and _TEMPORARY.fullmatch(name):
+                self._session.ask(Kind.REMOVE, string(self._path + b"/" + name))
         folders = {
             int(match[1]): name
             for name, attributes in names
@@ -206,7 +214,8 @@ class _Folder:
                 "the server cannot replace a file at once over SFTP (it has no posix-rename@openssh.com):"
                 " with python3 and a shell there it can be done",
             )
-        temporary = place.rpartition(b"/")[0] + b"/" + f"{OURS}{secrets.token_hex(8)}.tmp".encode()
+        # Beside the index whatever it is for, where whoever edits next finds it if we are killed.
+        temporary = self._path + b"/" + f"{OURS}{secrets.token_hex(8)}.tmp".encode()
         notes = self._write(temporary, content, before, path)
         try:
             if self._look_again(path) != before:

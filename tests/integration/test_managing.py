@@ -25,6 +25,7 @@ from runicornfs.store import edits
 from tests.managing import SFTP_ONLY, WAYS, Managed, managed
 from tests.remotes import server_at
 from tests.stores import file_names
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,25 @@ def test_leftovers_of_a_crash_go_with_the_next_permanent_delete(net: Managed, st
     (store.folder("model", "net") / ".runicornfs-removed-v7-0123456789abcdef/files").mkdir(parents=True)
     net.edit(edits.DELETE_FOR_GOOD, 1)
     assert sorted(os.listdir(store.folder("model", "net"))) == [".lock", "v2", "v3", "versions.json"]
+
+
+def test_leftovers_of_a_crash_go_with_the_next_edit_of_any_kind(net: Managed, store: StoreWriter) -> None:
+    folder = store.folder("model", "net")
+    (folder / ".runicornfs-removed-v7-0123456789abcdef/files").mkdir(parents=True)
+    net.edit(edits.SET_ALIAS, 1, alias="best")
+    wait_until(lambda: not list(folder.glob(".runicornfs-*")), "what was set aside to go")
+    assert net.aliases() == {"latest": 3, "best": 1}
+
+
+def test_what_a_killed_client_had_half_written_goes_with_the_next_edit_over_sftp(
+    sftp_only: PrivateSshd, store: StoreWriter, tmp_path: Path
+) -> None:
+    folder = store.folder("model", "net")
+    (folder / ".runicornfs-0123456789abcdef.tmp").write_text("half")
+    with managed("sftp", tmp_path / "catalog", store.root, sftp_only) as net:
+        net.edit(edits.ADD_TAGS, 1, tags=["good"])
+    assert not list(folder.rglob(".runicornfs-*"))
+    assert json.loads((folder / "v1/metadata.json").read_text())["tags"] == ["old", "good"]
 
 
 def test_an_alias_is_set_moved_and_removed(net: Managed) -> None:

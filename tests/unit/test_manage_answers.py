@@ -42,7 +42,7 @@ def test_what_a_server_says_is_shown_short_and_on_one_line() -> None:
     message = str(refused("conflict", "\x1b[2J\n" + "x" * 100_000))
     assert message.isprintable()
     assert len(message) < 1000
-    (note,) = editors._notes(answer((edit_program.DONE, ["a\nb" + "x" * 10_000])), patient=False)
+    (note,), _ = editors._notes(answer((edit_program.DONE, ["a\nb" + "x" * 10_000])), patient=False)
     assert note.isprintable()
 
 
@@ -52,9 +52,16 @@ def test_an_answer_that_makes_no_sense_is_a_protocol_error(frame: tuple[int, lis
         editors._notes(answer(frame), patient=False)
 
 
+def test_what_is_left_to_sweep_is_said_before_the_end() -> None:
+    left: tuple[int, list[Any]] = (edit_program.LEFT, [])
+    assert editors._notes(answer(left, (edit_program.DONE, ["note"])), patient=False) == (["note"], True)
+    with pytest.raises(ProtocolError):
+        editors._notes(answer(left, left, (edit_program.DONE, [])), patient=False)
+
+
 def test_only_the_removal_of_files_may_take_its_time() -> None:
     frames: list[tuple[int, list[Any]]] = [(walk.ALIVE, []), (walk.ALIVE, []), (edit_program.DONE, [])]
-    assert editors._notes(answer(*frames), patient=True) == []
+    assert editors._notes(answer(*frames), patient=True) == ([], False)
     with pytest.raises(ProtocolError):
         editors._notes(answer(*frames), patient=False)
 
