@@ -60,10 +60,13 @@ class Database:
 
     def write(self) -> None:
         """Opens the file for writing, or creates it (0600); one that is damaged, or none of ours, is built anew.
+        A second time does nothing.
 
         Raises Refused where a newer program wrote it; NoSpace, RunicornFSError and OSError where not even a new one can
         be made.
         """
+        if self._writer is not None:
+            return
         with self.translated():
             try:
                 if self._damage.exists():

@@ -27,7 +27,7 @@ INDEX = "index.db"
 class StoreFolder:
     """The cache folder of one store. `metadata/`, `index.db` and `content/` lie in it, as the user guide draws it.
 
-    One process at a time owns it (`owned`) and may change what is in it; it ends its ownership with `close`, or with
+    One process at a time owns it (`owned`) and may change what is in it; it ends its ownership with `disown`, `close` or
     its own end. Belongs to one thread at a time.
     """
 
@@ -85,6 +85,12 @@ class StoreFolder:
                 os.pwrite(self._lock, str(os.getpid()).encode(), 0)
             self.owned = True
         return True
+
+    def disown(self) -> None:
+        """Lets another process become the owner."""
+        if self.owned:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.owned = False
 
     @property
     def owner(self) -> str:

@@ -42,6 +42,8 @@ CHANGED = "changed"
 JOIN_TIMEOUT_S = 10.0
 # How often a guest whose owner is gone tries to take its place, or to find who did.
 SUCCESSION_POLL_S = 0.05
+# After that has failed, for want of descriptors or because the disk is full, something must change first.
+SUCCESSION_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class OpenedStore:
         log.info("the process that kept %s is gone", self.folder.path)
         if isinstance(self.contents, HandoverContents):
             self.contents.lost()
-        while not self._closing.wait(SUCCESSION_POLL_S):
+        failed = False
+        while not self._closing.wait(SUCCESSION_RETRY_S if failed else SUCCESSION_POLL_S):
             with self._lock:
                 if self._closing.is_set():
                     return
@@ -184,9 +187,14 @@ class OpenedStore:
                     with contextlib.suppress(RunicornFSError):
                         self._change_owner(GuestContents(self.folder.path))
                         return
-                except Exception:
-                    log.exception("the place of the process that kept %s cannot be taken", self.folder.path)
-                    return
+                except Exception as error:
+                    if not failed:
+                        known = isinstance(error, RunicornFSError | OSError)
+                        what = "the place of the process that kept %s cannot be taken yet: %s"
+                        log.warning(what, self.folder.path, error, exc_info=not known)
+                    failed = True
+                    self._role.close()
+                    self.folder.disown()  # perhaps another process can
 
     def _inherit(self) -> None:
         log.info("this process keeps %s from now on", self.folder.path)
@@ -195,7 +203,11 @@ class OpenedStore:
         contents = self.contents
         if isinstance(contents, HandoverContents):
             kept = self._origin.keep(self.folder)
-            self._own(kept)
+            try:
+                self._own(kept)
+            except BaseException:
+                kept.close()
+                raise
             contents.switch(kept)
         else:
             self._own(contents)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
-from runicornfs.errors import Refused, StoreUnusable
+from runicornfs.errors import Refused, RunicornFSError, StoreUnusable
 from runicornfs.workspace import opened
 from runicornfs.workspace.folders import StoreFolder
+from runicornfs.workspace.opened import OpenedStore
 from runicornfs.workspace.opening import Keeping, open_local, open_nothing
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -37,6 +40,35 @@ def test_the_first_owns_the_folder_and_the_second_joins_it(root: Path, keeping: 
     assert second.upkeep.state().last_sync == first.upkeep.state().last_sync is not None
     second.close()
     first.close()
+
+
+def test_a_guest_that_cannot_take_the_place_of_the_owner_tries_again_and_lets_others_try(
+    root: Path, keeping: Keeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_local(root, keeping)
+    second = open_local(root, keeping)
+    (obstacle := first.folder.path / "owner.sock").unlink()
+    obstacle.mkdir()
+    first.close()
+    wait_until(lambda: "cannot be taken yet" in caplog.text, "the guest to fail")
+    wait_until(lambda: not second.folder.owned, "it to let others try")
+    obstacle.rmdir()
+    wait_until(lambda: _syncs(second), "the guest to take its place")
+    assert [artifact.name for artifact in second.catalog.artifacts.all()] == ["net"]
+    third = open_local(root, keeping)
+    assert third.upkeep.state().last_sync == second.upkeep.state().last_sync
+    third.close()
+    second.close()
+    assert [record.levelname for record in caplog.records if record.levelno > logging.INFO] == ["WARNING"]
+
+
+def _syncs(store: OpenedStore) -> bool:
+    try:
+        run = store.upkeep.sync()
+        run.wait(run.finished, 20)
+    except RunicornFSError:
+        return False
+    return True
 
 
 def test_an_owner_that_does_not_answer_is_named(
