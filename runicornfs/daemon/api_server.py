@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
+import math
 import socket
 import threading
+import time
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,6 +18,12 @@ from runicornfs.errors import Refused
 
 # A request is answered from the catalog within milliseconds; who holds a connection open longer is cut off at the end.
 SHUTDOWN_TIMEOUT_S = 2
+# Callers that wait to be let in. Without descriptors asyncio tries as many times each second, with a traceback each.
+BACKLOG = 64
+# That there are no descriptors is said this often.
+SAID_EVERY_S = 60.0
+
+log = logging.getLogger("runicornfs.api")
 
 
 class ApiServer:
@@ -35,16 +44,37 @@ class ApiServer:
                 server_header=False,
                 proxy_headers=False,  # who calls is decided by the connection, never by what a request says of it
                 lifespan="off",
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             )
         )
+        self._complaint = _OneComplaint()
+        logging.getLogger("asyncio").addFilter(self._complaint)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="api", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._server.should_exit = True
         self._thread.join()
+        logging.getLogger("asyncio").removeFilter(self._complaint)
         self._socket.close()
+
+
+class _OneComplaint(logging.Filter):
+    """Makes one sentence a minute of what asyncio says while there are no descriptors for those who call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "socket.accept() out of system resource" not in record.getMessage():
+            return True
+        now = time.monotonic()
+        if now - self._said_at > SAID_EVERY_S:
+            self._said_at = now
+            log.warning("the control API can let nobody in: this process has no descriptors left (ulimit -n)")
+        return False
 
 
 def _listen(address: ApiAddress) -> socket.socket:

@@ -27,8 +27,8 @@ INDEX = "index.db"
 class StoreFolder:
     """The cache folder of one store. `metadata/`, `index.db` and `content/` lie in it, as the user guide draws it.
 
-    One process at a time owns it (`owned`) and may change what is in it; it ends its ownership with `disown`, `close` or
-    its own end. Belongs to one thread at a time.
+    One process at a time owns it (`owned`) and may change what is in it; it ends its ownership with `disown`, `close`
+    or its own end. Belongs to one thread at a time.
     """
 
     def __init__(self, path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.cacheverifier import verify_cache
 from tests.mounts import PATIENCE_S, Mounted, login_options, require_fuse, source_of
 from tests.waiting import wait_until
 
-KILLS = 7
+KILLS = 6
 # The contents have three times the room, so that a reader evicts what another has just read.
 CACHE_SIZE = "8MiB"
 SIZES = (3_000_000, 1_000_001, 400_000, 131_072, 5_000, 1)
