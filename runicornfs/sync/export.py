@@ -22,6 +22,8 @@ log = logging.getLogger("runicornfs.sync")
 MARKER = ".being-written"
 # The disk itself takes no more: what fails one document would fail all others, too.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+# One that a killed process has left is overwritten when everything is written again.
+TEMPORARY = ".part"
 
 
 class MetadataExport:
@@ -69,6 +71,8 @@ class MetadataExport:
 
         It stays where the disk took no more, and the next sync writes everything.
         """
+        if not self.begin():
+            return
         for path, document in changed:
             target = self._folder / exported_path(path)
             try:
@@ -88,7 +92,7 @@ class MetadataExport:
 
     def _replace(self, target: Path, content: bytes) -> None:
         self._make_private(target.parent)
-        temporary = target.parent / f".{os.getpid()}.part"
+        temporary = target.parent / TEMPORARY
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
             with open(descriptor, "wb") as file:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +23,14 @@ from runicornfs.remote.scan import check_folder, scan_folder
 from runicornfs.remote.server import Server
 from runicornfs.remote.sshconfig import HostSettings
 from runicornfs.workspace.firstscan import ServerScan
-from runicornfs.workspace.folders import StoreFolder, default_min_free
+from runicornfs.workspace.folders import LOCK_FILE, StoreFolder, default_min_free
 from runicornfs.workspace.opened import OpenedStore, Origin
+
+# Of the empty store: the beginning of its folder's name, its own name there, and the age in seconds at which its lock
+# has been taken for sure by a process that lives.
+TEMPORARY_PREFIX = "runicornfs-"
+EMPTY = "empty"
+LEFT_AFTER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -106,8 +117,10 @@ def open_local(root: Path, keeping: Keeping) -> OpenedStore:
 
 
 def open_nothing() -> OpenedStore:
-    """An empty store, for as long as nobody has named one. It leaves nothing behind."""
-    temporary = tempfile.TemporaryDirectory(prefix="runicornfs-")
+    """An empty store, for as long as nobody has named one. It leaves nothing behind; what one that was killed has left
+    goes with the next."""
+    _remove_left()
+    temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX)
     root = Path(temporary.name)
     origin = Origin(
         source="",
@@ -116,9 +129,22 @@ def open_nothing() -> OpenedStore:
         keep=lambda folder: LocalContents(root),
         local_root=root,
     )
-    store = _opened(origin, StoreFolder.make(root, "empty", {}))
+    store = _opened(origin, StoreFolder.make(root, EMPTY, {}))
     store.on_close(temporary.cleanup)
     return store
+
+
+def _remove_left() -> None:
+    """Removes the empty stores of processes that are gone. A lock that is younger may not have been taken yet."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*/{EMPTY}/{LOCK_FILE}"):
+        folder = lock.parents[1]
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            if time.time() - lock.lstat().st_mtime > LEFT_AFTER_S:
+                with open(os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as opened:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
 
 
 def _opened(origin: Origin, folder: StoreFolder) -> OpenedStore:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runicornfs.sync.export import MetadataExport
+from runicornfs.sync.export import TEMPORARY, MetadataExport
 from tests.disks import fill_up, free, small_disk
 
 DOCUMENTS = {1: b'{"a": 1}', 2: b'{"b": 2}'}
@@ -45,6 +45,29 @@ def test_an_export_that_was_cut_off_is_known(export: MetadataExport) -> None:
     assert not export.is_complete
     export.write([])
     assert export.is_complete
+
+
+def test_an_export_of_an_edit_that_is_cut_off_is_known_too(folder: Path) -> None:
+    def killed(document: int) -> bytes:
+        raise KeyboardInterrupt
+
+    export = MetadataExport(folder, killed)
+    export.begin()
+    export.write([])
+    assert export.is_complete
+    with pytest.raises(KeyboardInterrupt):
+        export.write([("artifacts/model/net/versions.json", 1)])
+    assert not export.is_complete
+
+
+def test_what_a_killed_process_had_half_written_goes_when_it_is_written_again(
+    export: MetadataExport, folder: Path
+) -> None:
+    export.begin()
+    (folder / "artifacts/model/net").mkdir(parents=True)
+    (folder / "artifacts/model/net" / TEMPORARY).write_text("half")
+    export.write([("artifacts/model/net/versions.json", 1)])
+    assert [path.name for path in (folder / "artifacts/model/net").iterdir()] == ["versions.json"]
 
 
 def test_files_are_private(export: MetadataExport, folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,18 @@ def test_the_empty_store_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
     assert json.loads((store.folder.path / "store.json").read_text()) == {}
     store.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_store_that_a_killed_process_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    alive = open_nothing()
+    left, young = tmp_path / "runicornfs-left", tmp_path / "runicornfs-young"
+    for folder in (left, young):
+        shutil.copytree(alive.folder.path, folder / "empty", ignore=shutil.ignore_patterns("owner.sock"))
+    for folder in (left / "empty", alive.folder.path):
+        os.utime(folder / "lock", (1.0, 1.0))
+    open_nothing().close()
+    assert sorted(tmp_path.iterdir()) == sorted([young, alive.folder.path.parent])
+    alive.close()
