@@ -140,8 +140,8 @@ class LocalContents:
         except PermissionError as error:
             raise AccessDenied(f"the permissions of {path} do not let us read it") from error
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise StaleFile(f"{path} is not the file of the catalog any more: a link is in its place") from error
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):  # ENXIO: a socket
+                raise StaleFile(f"{path} is not the file of the catalog any more: it is no regular file") from error
             raise
         finally:
             os.close(folder)

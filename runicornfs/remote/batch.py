@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from runicornfs.errors import ServerError
 from runicornfs.remote.expected import check_expected
 from runicornfs.remote.line import Stamp
-from runicornfs.remote.packets import READ_FOR_READING, Kind, Packet, read_body, string, uint32
+from runicornfs.remote.packets import Kind, Packet, read_body, string
 from runicornfs.remote.pipeline import Conversation, Pipeline
 from runicornfs.remote.sftp import SftpSession
 from runicornfs.remote.transfer import parts, read_refused, write_at
@@ -28,6 +28,11 @@ MOST_BYTES = 16 << 20
 Read = tuple[tuple[int, int], int, int]  # of which range, offset, length
 
 
+class LookFirst(Exception):
+    """The server may not come back from opening one of the files, which is no regular one: those that are left are to
+    be asked for again, over a session that looks before it opens. This one is closed."""
+
+
 class Batch:
     """One run over `jobs`, which lie below `root`. Used once, by the thread that owns the session."""
 
@@ -40,16 +45,17 @@ class Batch:
         self.crowded: list[int] = []  # jobs that the server may only have had no handle for
         self._session = session
         self._line = session.line
-        self._root = root.rstrip("/")
+        self._root = os.fsencode(root.rstrip("/"))
         self._jobs = jobs
         self._waiting = list(range(len(jobs)))[::-1]  # to be begun when there is room, the last one first
         self._in_flight = 0  # bytes that have been asked for
         self._under_way = 0  # bytes of the jobs that have begun
         most = min(MOST_OPEN, max(1, session.handle_limit // 2))  # the other half: what the session keeps open
-        self._pipeline: Pipeline[None] = Pipeline(session, most)
+        self._pipeline: Pipeline[None] = Pipeline(session, most, self._heard)
 
     def run(self) -> None:
-        """Returns when all jobs have ended. Raises what the session raises, which concerns those that are `left`."""
+        """Returns when all jobs have ended. Raises what the session raises, which concerns those that are `left`, and
+        LookFirst."""
         self._line.transfer_begins()
         try:
             for _ in self._pipeline.run(self._next):
@@ -57,6 +63,12 @@ class Batch:
         finally:
             self._line.transfer_ends()
             self._line.abandoned(self._in_flight)
+
+    def _heard(self, answer: Packet) -> None:
+        if answer.kind == Kind.ATTRS and not self._session.careful and answer.fields().attributes().may_block:
+            self._session.careful = True
+            self._session.close()
+            raise LookFirst
 
     def _next(self) -> Conversation[None] | None:
         if not self._waiting:
@@ -79,12 +91,15 @@ class Batch:
 
     def _brought(self, number: int) -> Conversation[None]:
         job = self._jobs[number]
-        path = os.fsencode(f"{self._root}/{check_relative(job.file.path)}")
+        path = self._root + b"/" + os.fsencode(check_relative(job.file.path))
         self.opens += 1
-        opened, seen = yield [
-            (Kind.OPEN, string(path) + uint32(READ_FOR_READING) + uint32(0)),
-            (Kind.STAT, string(path)),
-        ]
+        look = self._session.looking(path)
+        if self._session.careful:
+            (seen,) = yield [look]
+            check_expected(self._session.attributes(seen, path), job.file)
+            opened, *places = yield self._session.opening(path, self._root)
+        else:
+            seen, opened, *places = yield [look, *self._session.opening(path, self._root)]
         try:
             handle = self._session.handle(opened, path)
         except ServerError as error:
@@ -93,6 +108,7 @@ class Batch:
             raise
         try:
             check_expected(self._session.attributes(seen, path), job.file)
+            self._session.check_place(path, self._root, places)
             yield from self._content(job, path, handle)
         finally:
             self._pipeline.forget(Kind.CLOSE, string(handle))

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     READDIR = 12
     REMOVE = 13
     RMDIR = 15
+    REALPATH = 16
     STAT = 17
     RENAME = 18
     STATUS = 101
@@ -85,6 +86,12 @@ class Attributes:
     @property
     def is_link(self) -> bool:
         return self.mode is not None and stat.S_ISLNK(self.mode)
+
+    @property
+    def may_block(self) -> bool:
+        """Whether a server that opens it may wait for somebody else: a pipe, a device, a link to one."""
+        kind = 0 if self.mode is None else stat.S_IFMT(self.mode)
+        return kind not in (0, stat.S_IFREG, stat.S_IFDIR)
 
     @property
     def is_file(self) -> bool:

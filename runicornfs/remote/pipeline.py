@@ -31,7 +31,9 @@ class _Turn(Generic[T]):
 class Pipeline(Generic[T]):
     """Belongs to the thread that has borrowed the session. `room`: how many conversations there may be at once."""
 
-    def __init__(self, session: SftpSession, room: int) -> None:
+    def __init__(self, session: SftpSession, room: int, heard: Callable[[Packet], None] = lambda answer: None) -> None:
+        """`heard` is told of each answer at once, also of those for which a turn waits for others."""
+        self._heard = heard
         self.room = room
         self.active = 0  # conversations under way
         self._session = session
@@ -57,6 +59,7 @@ class Pipeline(Generic[T]):
                 turn = self._turns.pop(answer.id, None)
                 if turn is None:
                     raise self._session.nonsense(f"answered request {answer.id}, which was not made")
+                self._heard(answer)
                 turn.answers[answer.id] = answer
                 if len(turn.answers) == len(turn.ids):
                     yield from self._resume(turn.conversation, [turn.answers[id_] for id_ in turn.ids])

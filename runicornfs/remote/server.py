@@ -21,7 +21,7 @@ from functools import partial
 from runicornfs.errors import ConnectionLost, RunicornFSError, StaleFile, StoreUnusable, TimedOut
 from runicornfs.remote import connection as ssh
 from runicornfs.remote.address import ServerAddress, check_root
-from runicornfs.remote.batch import Batch
+from runicornfs.remote.batch import Batch, LookFirst
 from runicornfs.remote.bulk import Bulk, Transport
 from runicornfs.remote.execution import ExecChannel
 from runicornfs.remote.expected import check_expected
@@ -74,16 +74,26 @@ class _Link:
         self.bulk = bulk
         self.line = line
         self.runs_helper: bool | None = None
+        self.careful = False  # a pipe was met where a file should be: every session looks before it opens
 
     @contextlib.contextmanager
     def borrow(self, path: bytes | None = None) -> Iterator[tuple[SftpSession, bool]]:
         """A session for a transfer, and whether there may come a better one while it runs."""
         with self.bulk.borrow() as session:
             if session is not None:
-                yield session, False
+                with self._with_care(session):
+                    yield session, False
                 return
-        with self.sessions.borrow(path) as session:
+        with self.sessions.borrow(path) as session, self._with_care(session):
             yield session, True
+
+    @contextlib.contextmanager
+    def _with_care(self, session: SftpSession) -> Iterator[None]:
+        session.careful = session.careful or self.careful
+        try:
+            yield
+        finally:
+            self.careful = self.careful or session.careful
 
     @property
     def is_alive(self) -> bool:
@@ -250,17 +260,19 @@ class Server:
         read time-out), Unreachable or ConnectionLost, ProtocolError, OSError (writing failed), and whatever `wanted`
         and `received` raise. What had been received by then stays.
         """
-        path = os.fsencode(f"{self.address.root.rstrip('/')}/{check_relative(file.path)}")
+        root = os.fsencode(self.address.root.rstrip("/"))
+        path = root + b"/" + os.fsencode(check_relative(file.path))
         portion = _Portion(iter(wanted))
         with self._link() as link:
             while not portion.exhausted:
                 with link.borrow(path) as (session, may_change):
                     portion.bulk = link.bulk if may_change else None
-                    self._fill_over(session, path, file, portion, fd, received)
+                    self._fill_over(session, root, path, file, portion, fd, received)
 
     def _fill_over(
         self,
         session: SftpSession,
+        root: bytes,
         path: bytes,
         file: RemoteFile,
         wanted: Iterator[tuple[int, int]],
@@ -269,7 +281,7 @@ class Server:
     ) -> None:
         opens = session.opens
         try:
-            opened = _open_checked(session, path, file)
+            opened = _open_checked(session, root, path, file)
         finally:
             self.counters.add(sftp_opens=session.opens - opens)
         transfer = Transfer(session, path, opened.handle, fd, received)
@@ -297,6 +309,10 @@ class Server:
                     self.counters.add(sftp_opens=batch.opens, sftp_reads=batch.reads, sftp_bytes=batch.bytes)
                 if may_change:
                     link.bulk.moved(batch.bytes)
+        except LookFirst:
+            again = sorted(left)
+            for number, outcome in zip(again, self.fill_many([jobs[number] for number in again]), strict=True):
+                errors[number] = outcome
         except Exception as error:
             for number in left:
                 errors[number] = error
@@ -345,9 +361,9 @@ class Server:
         self.counters.add(ssh_processes=1)
 
 
-def _open_checked(session: SftpSession, path: bytes, file: RemoteFile) -> OpenFile:
+def _open_checked(session: SftpSession, root: bytes, path: bytes, file: RemoteFile) -> OpenFile:
     """`file` open in this session, the same as the catalog describes. Raises StaleFile otherwise."""
-    opened = session.open(path, file.content)
+    opened = session.open(path, file.content, root)
     try:
         check_expected(opened.attributes, file)
     except StaleFile:

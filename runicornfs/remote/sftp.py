@@ -16,8 +16,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from runicornfs.errors import AccessDenied, ConnectionLost, MissingOnServer, ProtocolError, ServerError, TimedOut
+from runicornfs.errors import (
+    AccessDenied,
+    ConnectionLost,
+    MissingOnServer,
+    ProtocolError,
+    ServerError,
+    StaleFile,
+    TimedOut,
+)
 from runicornfs.remote.channels import BROKEN, close_channel
+from runicornfs.remote.containment import Containment
 from runicornfs.remote.line import Line
 from runicornfs.remote.packets import (
     LARGEST_HANDLE,
@@ -79,6 +88,7 @@ class SftpSession:
         self.read_limit = DEFAULT_READ
         self.handle_limit = DEFAULT_HANDLES
         self.extensions: frozenset[bytes] = frozenset()  # names of what the server can do beyond the protocol
+        self.careful = False  # to look at what is to be opened, and open it in another round trip
         self.opens = 0  # OPEN requests so far
         self._channel = channel
         self._heard = heard
@@ -86,6 +96,7 @@ class SftpSession:
         self._last_id = 0
         self._unheeded: set[int] = set()  # requests whose answers do not matter: CLOSE
         self._files: OrderedDict[bytes, OpenFile] = OrderedDict()
+        self._containment = Containment()
         self._deadline: float | None = None  # of what is asked for `within` a time
         self._waited = 0.0  # seconds since progress was looked at, and the bytes that they brought
         self._came = 0
@@ -145,21 +156,24 @@ class SftpSession:
         """Whether `path` is open in this session."""
         return path in self._files
 
-    def open(self, path: bytes, content: str = "") -> OpenFile:
+    def open(self, path: bytes, content: str = "", root: bytes | None = None) -> OpenFile:
         """`path` open for reading: kept open from before if that was for the same `content`, else opened (one round
-        trip)."""
+        trip). With `root`, below which it lies, no link is followed there: StaleFile then."""
         kept = self._files.get(path)
         if kept is not None and kept.content == content:
             self._files.move_to_end(path)
             return kept
         self.forget(path)
         self.opens += 1
-        opened, seen = self.ask_all(
-            (Kind.OPEN, string(path) + uint32(READ_FOR_READING) + uint32(0)), (Kind.STAT, string(path))
+        if self.careful:
+            self._look(self.ask(*self.looking(path)), path)
+        seen, opened, *places = self.ask_all(
+            self.looking(path), *self.opening(path, root), heard=lambda answer: self._look(answer, path)
         )
         handle = self.handle(opened, path)
         try:
             attributes = self.attributes(seen, path)
+            self.check_place(path, root, places)
         except ServerError:
             self._close_handle(handle)
             raise
@@ -168,6 +182,37 @@ class SftpSession:
         if len(self._files) > _KEPT_HANDLES:
             self.forget(next(iter(self._files)))
         return file
+
+    def looking(self, path: bytes) -> tuple[Kind, bytes]:
+        """The request for the attributes of `path`, a link's own.
+
+        It goes before the one that opens it: a server opens a pipe only when somebody writes into it, and until then
+        answers nothing else. So the answer to this one says whether the other's is worth waiting for.
+        """
+        return Kind.LSTAT, string(path)
+
+    def opening(self, path: bytes, root: bytes | None) -> list[tuple[Kind, bytes]]:
+        """The requests that open `path`: answered with a handle and with what `check_place` takes."""
+        places = [] if root is None else self._containment.questions(root, path)
+        return [(Kind.OPEN, string(path) + uint32(READ_FOR_READING) + uint32(0)), *places]
+
+    def _look(self, answer: Packet, path: bytes) -> None:
+        """Raises StaleFile for attributes of what the server might not come back from opening."""
+        if answer.kind != Kind.ATTRS or not self.attributes(answer, path).may_block:
+            return
+        if not self.careful:
+            self.careful = True
+            self.close()  # it is being opened
+        raise StaleFile(f"{shown(os.fsdecode(path))} on the server is no regular file")
+
+    def check_place(self, path: bytes, root: bytes | None, answers: list[Packet]) -> None:
+        """Raises StaleFile where `path` lies behind a link below `root`."""
+        if root is not None:
+            try:
+                self._containment.check(root, path, answers)
+            except ProtocolError:
+                self.close()
+                raise
 
     def forget(self, path: bytes) -> None:
         """Close `path` if it is open here. Does not wait."""
@@ -201,8 +246,11 @@ class SftpSession:
         """One request and its answer."""
         return self.ask_all((kind, body))[0]
 
-    def ask_all(self, *requests: tuple[Kind, bytes]) -> list[Packet]:
-        """Several requests in one round trip; their answers in the order of the requests."""
+    def ask_all(
+        self, *requests: tuple[Kind, bytes], heard: Callable[[Packet], None] = lambda answer: None
+    ) -> list[Packet]:
+        """Several requests in one round trip; their answers in the order of the requests. `heard` is told of each at
+        once; the session has to be closed if it raises."""
         ids = [self.next_id() for _ in requests]
         answers: dict[int, Packet] = {}
         stamp = self.line.sent(0, time.monotonic())
@@ -214,6 +262,7 @@ class SftpSession:
             if not answers:
                 self.line.answered(stamp, 0, 0, time.monotonic())
             answers[answer.id] = answer
+            heard(answer)
         return [answers[id_] for id_ in ids]
 
     def next_id(self) -> int:

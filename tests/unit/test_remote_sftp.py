@@ -134,7 +134,7 @@ def test_a_folder_is_listed_without_its_dots() -> None:
 def test_opening_takes_one_round_trip_and_asks_for_the_attributes_with_it() -> None:
     channel = FakeChannel({b"/f": b"abc"})
     opened = session_on(channel).open(b"/f")
-    assert channel.requests[-2:] == [Kind.OPEN, Kind.STAT]
+    assert channel.requests[-2:] == [Kind.LSTAT, Kind.OPEN]
     assert opened.attributes.size == 3
 
 
