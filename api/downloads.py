@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ByteSize, RootModel
+from pydantic import BaseModel, ByteSize, Field, RootModel
 
 from runicornfs.api.calls import CONTENTS, NAMED, RECORD, Asked, Call, Done, call
 from runicornfs.api.requests import LocalPath, OfVersion
 from runicornfs.content.contents import Freed
 from runicornfs.downloads.records import ACTIVE, Download, FileHere
 from runicornfs.errors import InvalidInput
+from runicornfs.store.paths import PATH_LIMIT
 from runicornfs.workspace.downloads import Checked, Started
 from runicornfs.workspace.workspace import Workspace
+
+# Globs of one prefetch: each is compared with each path of the version.
+PATTERNS_LIMIT = 1000
 
 
 class OfTask(BaseModel):
@@ -32,7 +37,7 @@ class PrefetchRequest(BaseModel):
 
     artifact: str
     type: str | None = None
-    paths: list[str] = []
+    paths: Annotated[list[Annotated[str, Field(max_length=PATH_LIMIT)]], Field(max_length=PATTERNS_LIMIT)] = []
     check: bool = False
     evict: bool = False
 

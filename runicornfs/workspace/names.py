@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from runicornfs.catalog.artifacts import ArtifactRef
 from runicornfs.errors import InvalidInput, NotFound
+from runicornfs.store.fields import VERSION_LIMIT
+from runicornfs.store.paths import shown
 from runicornfs.workspace.artifacts import Artifacts
 
 
@@ -22,14 +24,15 @@ class VersionName(NamedTuple):
         artifact, _, version = text.rpartition(":")
         before, slash, name = artifact.rpartition("/")
         if not name or not version or "/" in before or (slash and not before):
-            raise InvalidInput(f"{text!r} names no version: write NAME:VERSION or TYPE/NAME:VERSION")
+            raise InvalidInput(f"{shown(text)} names no version: write NAME:VERSION or TYPE/NAME:VERSION")
         return cls(before or type, name, version)
 
     @property
     def number(self) -> int | None:
-        """None for an alias."""
+        """None for an alias, and for more digits than a version's number has."""
         digits = self.version.removeprefix("v")
-        return int(digits) if digits.isascii() and digits.isdecimal() else None
+        is_number = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(VERSION_LIMIT))
+        return int(digits) if is_number else None
 
 
 def find_version(artifacts: Artifacts, text: str, type: str | None = None) -> tuple[ArtifactRef, int]:
@@ -41,4 +44,4 @@ def find_version(artifacts: Artifacts, text: str, type: str | None = None) -> tu
     for version in artifacts.versions(ref):
         if wanted.version in version.aliases:
             return ref, version.version
-    raise NotFound(f"{ref.type}/{ref.name} has no version or alias {wanted.version!r}")
+    raise NotFound(f"{ref.type}/{ref.name} has no version or alias {shown(wanted.version)}")

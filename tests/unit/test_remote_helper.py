@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from runicornfs.remote.events import Event, Gone, Notice, Plan
 from runicornfs.remote.helper import Frames, HelperUnavailable
 from runicornfs.remote.scan import scan_folder
 from runicornfs.store.observed import Observed, ObservedKind
+from runicornfs.store.paths import check_relative
 
 Frame = tuple[int, object, bytes]
 
@@ -136,6 +138,37 @@ def test_garbage_is_a_protocol_error(data: bytes) -> None:
 def test_garbage_inside_the_compressed_stream_is_one_too(data: bytes) -> None:
     with pytest.raises((ProtocolError, StoreUnusable)):
         events(zlib.compress(data))
+
+
+plain = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["a/b", "../x", "aa"])
+)
+kinds = st.integers(0, 255) | st.sampled_from([walk.DOCUMENT, walk.FILE, walk.UNREADABLE, walk.DIRECTORY, walk.PLAN])
+
+
+@given(st.lists(st.tuples(kinds, st.lists(plain, max_size=5) | plain, st.binary(max_size=20)), max_size=4))
+def test_frames_that_mean_nothing_are_one_as_well(frames: list[Frame]) -> None:
+    told: list[Event] = []
+    try:
+        told = events(stream(*frames))
+    except (ProtocolError, StoreUnusable):
+        return
+    for event in told:
+        if isinstance(event, Observed):
+            assert check_relative(event.path) == event.path
+            assert 0 <= event.size < 2**62
+            assert 0 <= event.mtime_ns < 2**63
+
+
+@pytest.mark.parametrize("mtime_ns", [math.inf, -math.inf, math.nan, "x", None, [], {}])
+def test_a_time_that_is_none_is_one_too(mtime_ns: object) -> None:
+    with pytest.raises(ProtocolError):
+        events(stream((walk.FILE, ["p/e/runs/r/logs.txt", "bb", 7, mtime_ns], b"")))
 
 
 class Banner:

@@ -18,6 +18,8 @@ from runicornfs.workspace.names import VersionName
         ("a:b c:v1", (None, "a:b c", "v1"), 1),
         ("net:v", (None, "net", "v"), None),
         ("net:²", (None, "net", "²"), None),
+        ("net:v" + "9" * 10, (None, "net", "v" + "9" * 10), None),
+        ("net:" + "9" * 5000, (None, "net", "9" * 5000), None),
     ],
 )
 def test_a_version_is_a_name_and_a_number_or_an_alias(
