@@ -182,7 +182,7 @@ class Device:
                 else:
                     self._answer(answer, opcode, number, message, unique)
                 with self._lock:
-                    del self._under_way[unique]
+                    self._under_way.pop(unique, None)  # no kernel has two of one number, but a word of it ends nothing
                     self._interrupted.discard(unique)
                     if self._idle >= MAX_IDLE:
                         return
