@@ -7,6 +7,7 @@ anyway, but make us do what is asked, and hold streams open. A link from elsewhe
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from urllib.parse import urlsplit
@@ -62,7 +63,13 @@ def _is_ours(name: str | None, names: frozenset[str]) -> bool:
         return False
     if names:
         return name in names
-    return name in {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()} or _is_address(name)
+    return _is_address(name) or name in _names_here()
+
+
+@functools.cache
+def _names_here() -> frozenset[str]:
+    """Asked once: the full name comes from the DNS, which may keep all requests waiting."""
+    return frozenset({"localhost", socket.gethostname().lower(), socket.getfqdn().lower()})
 
 
 def _is_address(name: str) -> bool:

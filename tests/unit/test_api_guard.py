@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import Headers
 
+from runicornfs.api import guard
 from runicornfs.api.guard import refusal_of
 
 
@@ -54,3 +55,19 @@ def test_our_own_page_and_programs_without_origin_may() -> None:
 )
 def test_what_only_resembles_our_name_is_not_ours(host: str) -> None:
     assert refusal_of("GET", Headers({"host": host})) is not None
+
+
+def test_the_dns_is_asked_once_for_our_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request under any other name would wait for it, and all others with it."""
+    asked: list[str] = []
+    guard._names_here.cache_clear()
+
+    def getfqdn() -> str:
+        asked.append("fqdn")
+        return "lab.example"
+
+    monkeypatch.setattr("socket.getfqdn", getfqdn)
+    for host in ("evil.example", "lab.example:23300", "192.0.2.1", "LAB.example"):
+        assert (refusal_of("GET", Headers({"host": host}), frozenset()) is None) == (host != "evil.example")
+    assert asked == ["fqdn"]
+    guard._names_here.cache_clear()
