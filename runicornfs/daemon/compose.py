@@ -19,12 +19,13 @@ from runicornfs.daemon import background
 from runicornfs.daemon.questions import confirmation, credentials
 from runicornfs.daemon.stop import Stop
 from runicornfs.daemon.token import find_token, take_token
-from runicornfs.errors import InvalidInput, RunicornFSError
+from runicornfs.errors import InvalidInput, Refused, RunicornFSError
 from runicornfs.mount import mountpoint as mountpoints
 from runicornfs.mount.session import Mount
 from runicornfs.remote.address import LocalSource, RemoteSource
 from runicornfs.store.paths import printable
 from runicornfs.workspace.connection import Access, SshFiles
+from runicornfs.workspace.folders import cache_folder
 from runicornfs.workspace.opening import Keeping
 from runicornfs.workspace.running import DaemonRecord
 from runicornfs.workspace.workspace import Workspace
@@ -163,7 +164,12 @@ def _admission(address: ApiAddress, token: str | None) -> Admission:
 
 
 def _log_file(workspace: Workspace, options: LaunchOptions) -> Path:
-    return (workspace.store.folder.path if workspace.store.source else options.cache_dir) / "daemon.log"
+    if workspace.store.source:
+        return workspace.store.folder.path / "daemon.log"
+    try:
+        return cache_folder(options.cache_dir) / "daemon.log"
+    except OSError as error:
+        raise Refused(f"the cache folder {options.cache_dir} cannot be used: {error.strerror}") from None
 
 
 def _allow_many_files() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,30 @@ def test_relative_paths_hold_after_it_has_left_their_folder(
     assert (machine.folder / "cache").is_dir()
     sshd.drop_sessions()
     wait_until(lambda: json.loads(machine.run("status", "--json").stdout)["connected"], "the daemon to connect again")
+
+
+def test_serving_begins_in_a_home_where_nothing_is_yet(machine: Machine) -> None:
+    started = machine.run("serve", "--daemon", "--api", "127.0.0.1:0")
+    assert started.returncode == 0, started.stderr
+    (log,) = machine.folder.glob("home/.runicorn_remote_cache/daemon.log")
+    assert (stat.S_IMODE(log.stat().st_mode), stat.S_IMODE(log.parent.stat().st_mode)) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("planted", ["link", "fifo"])
+def test_the_log_goes_into_no_file_that_somebody_has_put_there(machine: Machine, planted: str) -> None:
+    """In a folder like /tmp anybody can."""
+    shared = machine.folder / "shared"
+    shared.mkdir()
+    log, elsewhere = shared / "daemon.log", machine.folder / "elsewhere"
+    if planted == "link":
+        log.symlink_to(elsewhere)
+    else:
+        os.mkfifo(log)
+    refused = machine.run("serve", "--daemon", "--api", "127.0.0.1:0", "--cache-dir", str(shared))
+    assert refused.returncode == 1
+    assert f"Error: the log {log} cannot be written" in refused.stderr
+    assert not elsewhere.exists()
+    assert machine.daemons == []
 
 
 def test_what_mount_calls_is_a_daemon(machine: Machine, mount: tuple[str, ...]) -> None:
