@@ -76,6 +76,7 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
     def __init__(self, settings: HostSettings, confirm: Confirm | None = None) -> None:
         self._settings = settings
         self._confirm = confirm
+        self._all_read = True  # of known_hosts, when it was read last
 
     def key_types(self) -> list[str]:
         """The types of key that known_hosts has for the host: the ones to ask the server for first."""
@@ -89,6 +90,7 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
         """
         settings = self._settings
         print_of_key, key_type = fingerprint(key), key.get_name()
+        self._all_read = True
         known, without_port = list(self._known(self._name())), list(self._known_without_port())
         revoked_in = None
         if any(entry.revoked and entry.key == key for entry in (*known, *without_port)):
@@ -130,7 +132,7 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
         checking = self._settings.host_key_checking
         if isinstance(self._confirm, NamedFingerprint) or checking == "ask":
             return self._confirm is not None and self._confirm(unknown)
-        return checking == "accept-new"
+        return checking == "accept-new" and self._all_read  # what was not read may have another key, or revoke this one
 
     def _name(self) -> str:
         """The name under which known_hosts has the host, as ssh(1) writes it."""
@@ -150,7 +152,11 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):
 
     def _entries(self) -> Iterator[_KnownKey]:
         for path in (*self._settings.user_known_hosts, *self._settings.global_known_hosts):
-            yield from _read(path)
+            try:
+                yield from _read(path)
+            except OSError as error:
+                log.warning("%s cannot be read: %s", path, error)
+                self._all_read = False
 
     def _remember(self, key: paramiko.PKey) -> None:
         """Append the key to the first known_hosts file; other lines stay as they are."""
@@ -179,13 +185,13 @@ def _name_with_port(hostname: str, port: int) -> str:
 
 
 def _read(path: Path) -> Iterator[_KnownKey]:
-    """The entries of one file; lines that are no entry of a key we can use are passed over, as ssh(1) does."""
+    """The entries of one file; lines that are no entry of a key we can use are passed over, as ssh(1) does.
+
+    Raises OSError where there is a file and it cannot be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        log.warning("%s cannot be read: %s", path, error)
         return
     for number, line in enumerate(lines, 1):
         text = re.sub(r"[ \t]+", " ", line.strip())

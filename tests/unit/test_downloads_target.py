@@ -99,6 +99,22 @@ def test_no_link_below_the_folder_is_followed(target: TargetFolder, folder: Path
     assert os.listdir(outside) == []
 
 
+def test_a_folder_that_becomes_a_link_while_a_file_is_written_is_not_followed(
+    target: TargetFolder, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    put(target, "b/first", b"data")
+    with target.part() as part:
+        part.finish(None)
+        (folder / "b").rename(folder / "moved")
+        (folder / "b").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(Conflict, match="nothing is written through it"):
+            target.place(part, "b/second", overwrite=True)
+    with pytest.raises(Conflict):
+        target.remove("b/first")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(
     target: TargetFolder, folder: Path, tmp_path: Path
 ) -> None:

@@ -282,6 +282,19 @@ class TestStrictHostKeyChecking:
         with pytest.raises(HostKeyChanged):
             self.decide(trusting, None, OTHER)
 
+    def test_accept_new_takes_nothing_where_what_is_known_cannot_be_read(
+        self, settings: HostSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A home on a file server may be away for a moment: then every key would be new."""
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        new = dataclasses.replace(settings, host_key_checking="accept-new", global_known_hosts=(broken,))
+        with pytest.raises(HostKeyUnknown):
+            check(new)
+        assert not settings.user_known_hosts[0].exists()
+        assert f"{broken} cannot be read" in caplog.text
+        check(dataclasses.replace(new, global_known_hosts=()))
+
     def test_yes_asks_nobody(self, settings: HostSettings) -> None:
         strict = dataclasses.replace(settings, host_key_checking="yes")
         with pytest.raises(HostKeyUnknown):
