@@ -174,7 +174,10 @@ class Inspector:
         self.passed["the cache holds what its index says, byte for byte, within its limit"] += 1
 
     def _disagreements(self, cache: str, owner: Slot) -> list[str]:
-        size = owner.ask("GET", "/api/remote/cache")["size_bytes"]  # brings everything into the index
+        status = owner.ask("GET", "/api/remote/cache")  # brings everything into the index
+        size = status["size_bytes"]
+        self._ledger.reached(f"evictions, cache {cache}", status["evictions"])
+        self._ledger.reached(f"MiB fetched, cache {cache}", status["bytes_fetched"] >> 20)
         folder = cache_folder(self._slots, cache)
         rows = _records(folder / "content" / "records.db")
         blocks = folder / "content" / "blocks"

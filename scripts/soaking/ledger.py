@@ -62,6 +62,11 @@ class Ledger:
         with self._lock:
             self.counts[what] += number
 
+    def reached(self, what: str, number: int) -> None:
+        """What a daemon counts by itself, since it was started."""
+        with self._lock:
+            self.counts[what] = number
+
     def took(self, what: str, seconds: float) -> None:
         """An operation of this kind has ended well."""
         with self._lock:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.soaking.report import markdown
 from scripts.soaking.soak import Plan, Soak
 from tests.mounts import require_fuse
 
@@ -20,3 +21,4 @@ def test_readers_changes_faults_and_restarts_at_once_break_no_invariant(tmp_path
     timeline = (tmp_path / "timeline").read_text()[-5000:]
     assert result.violation is None, f"{result.violation}\n{timeline}"
     assert result.passed, "it ended without having looked at anything"
+    assert "no violation" in markdown(result)
