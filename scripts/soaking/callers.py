@@ -186,8 +186,10 @@ class Caller(Actor):
                 return False
             raise Violation("a sync fails only for a reason", f"{slot.name}: {progress['errors']}")
         if self.shaken(slot, start):
-            return False  # joined one that was under way before, perhaps: it proves nothing about its beginning
-        self.store.synced(slot.cache, start)
+            return False
+        # It may have joined one that was under way before, and that had looked at some artifacts already.
+        began = time.monotonic() - (time.time() - progress["started_at"])
+        self.store.synced(slot.cache, min(start, began))
         self.ledger.took("sync", time.monotonic() - start)
         return True
 
@@ -245,6 +247,8 @@ class Edits(Caller):
         done = self._done(slot, artifact, method, path, None)
         if not artifact.uncertain:
             version.states = {goal} if done else before
+            if not done and before == {READY}:
+                version.leaving = None
         return done
 
     def _done(self, slot: Slot, artifact: Artifact, method: str, path: str, body: dict[str, Any] | None) -> bool:

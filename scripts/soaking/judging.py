@@ -22,7 +22,16 @@ LEAVING = {errno.ENOENT, errno.ESTALE, errno.EIO}
 SIGBUS = -7
 
 # Codes of the API.
-CODES_AWAY = {"unreachable", "connection_lost", "timed_out", "owner_gone", "refused", "conflict", "server_error"}
+CODES_AWAY = {
+    "unreachable",
+    "connection_lost",
+    "timed_out",
+    "outcome_unknown",
+    "owner_gone",
+    "refused",
+    "conflict",
+    "server_error",
+}
 CODES_LEAVING = {"not_found", "missing_on_server", "stale_file", "content_mismatch", "conflict"}
 
 
