@@ -472,10 +472,12 @@ def test_the_cipher_is_the_fast_one(sshd: PrivateSshd, tmp_path: Path, caplog: p
     "weak", [("Ciphers aes128-ctr", "MACs hmac-sha1,hmac-sha1-etm@openssh.com"), ("Ciphers aes128-cbc",)]
 )
 def test_a_server_that_has_weak_algorithms_only_is_refused(tmp_path: Path, weak: tuple[str, ...]) -> None:
-    with PrivateSshd(config_lines=weak) as sshd:
-        with pytest.raises(ProtocolError, match="common"), server_at(sshd, tmp_path):
-            pass
-        assert "no matching" in sshd.log()
+    with (
+        PrivateSshd(config_lines=weak) as sshd,
+        pytest.raises(ProtocolError, match="no way to encrypt in common"),
+        server_at(sshd, tmp_path),
+    ):
+        pass
 
 
 def test_paramikos_own_log_is_for_debugging_only(
