@@ -1,12 +1,17 @@
-"""Which daemons of this user run: each writes down its address, and the client commands find it there."""
+"""Which daemons of this user run: each writes down its address, and the client commands find it there.
+
+Each holds a lock on what it has written for as long as it lives: its number may be that of another process since.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from runicornfs.workspace.folders import runtime_folder
 
@@ -29,12 +34,17 @@ class DaemonRecord:
         self._file = runtime_folder() / f"{os.getpid()}.json"
         record = RunningDaemon(os.getpid(), api, source, mounts, time.time())
         temporary = self._file.with_suffix(".part")
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(asdict(record)))
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._opened = open(os.open(temporary, flags, 0o600), "w", encoding="utf-8")  # noqa: SIM115 -- until `close`
+        fcntl.flock(self._opened, fcntl.LOCK_EX)
+        self._opened.write(json.dumps(asdict(record)))
+        self._opened.flush()
         temporary.replace(self._file)
 
     def close(self) -> None:
         self._file.unlink(missing_ok=True)
+        self._opened.close()
 
 
 def running_daemons() -> list[RunningDaemon]:
@@ -42,7 +52,7 @@ def running_daemons() -> list[RunningDaemon]:
     found = []
     for file in runtime_folder().glob("*.json"):
         record = _read(file)
-        if record is not None and _is_alive(record.pid):
+        if record is not None:
             found.append(record)
         else:
             file.unlink(missing_ok=True)
@@ -50,17 +60,19 @@ def running_daemons() -> list[RunningDaemon]:
 
 
 def _read(file: Path) -> RunningDaemon | None:
+    """None where the daemon is gone, or no daemon wrote this."""
     try:
-        return RunningDaemon(**json.loads(file.read_text()))
+        with open(file, encoding="utf-8") as opened:
+            if not _is_locked(opened):
+                return None
+            return RunningDaemon(**json.loads(opened.read()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _is_alive(pid: int) -> bool:
+def _is_locked(opened: TextIO) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    return True
+    return False
