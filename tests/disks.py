@@ -63,6 +63,10 @@ class FailingDisk:
         """What is written from now on is lost when it reaches the device, which only fsync tells."""
         fill_up(self._device)
 
+    def become_read_only(self) -> None:
+        """As when the file system has met an error; what is open for writing stays open."""
+        subprocess.run(["mount", "-o", "remount,abort", self.folder], check=True, timeout=PATIENCE_S)
+
     def lose(self, file: Path) -> None:
         """Reads of this file, and of what lies behind it on the device, fail with EIO; new blocks can be written."""
         with file.open("rb") as opened:

@@ -118,6 +118,10 @@ class _Line:
     def window_blocks(self) -> int:
         return window_blocks(self._round_trip_s, self._bytes_per_s)
 
+    def piece_blocks(self) -> int:
+        """The cache has room for everything."""
+        return self._entry.count
+
     def submit(self, entry: Entry) -> None:
         """It is taken when there is room."""
 

@@ -233,9 +233,9 @@ class Entry:
             self.read_ahead = ReadAhead(self.size, self.count)
         self.condition.notify_all()
 
-    def take(self) -> Taken | None:
-        """The next range to ask for, FLYING from now on."""
-        return self.wishes.take()
+    def take(self, most: int = RANGE) -> Taken | None:
+        """The next range to ask for, of at most so many blocks, FLYING from now on."""
+        return self.wishes.take(most)
 
     def _best_rank(self) -> Rank:
         return min((reader.rank for reader in self.readers), default=Rank.DOWNLOAD)
@@ -401,6 +401,11 @@ class Entry:
         """Whether the next block to hash is here."""
         digest = self.digest
         return digest is not None and not digest.finished and self.states[digest.frontier] in (PRESENT, WITHHELD)
+
+    @property
+    def is_about_to_be_read(self) -> bool:
+        """Whether somebody who waited has all that it takes."""
+        return any(self.has(waiter.first, waiter.stop) for waiter in self.waiting)
 
     def _guarded(self, block: int) -> bool:
         """Whether somebody is just about to read it, or it can be hashed before it goes."""

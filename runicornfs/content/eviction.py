@@ -57,13 +57,15 @@ class Evictor:
         """Room for blocks of an entry, at the cost of what was used longest ago. Raises NoSpace.
 
         Blocks that nobody waits for push out no block of their own content that will be read before them. Those that
-        somebody waits for may also push out blocks of other open contents that are not whole, and wait for what others
-        fetch (`own` bytes on their way are the caller's, who cannot wait for them here). False says that there will be
-        room when more of the content has been hashed, without which nothing of it may go.
+        somebody waits for may also push out blocks of other open contents that are not whole, and wait until others
+        have read or hashed what they fetch. Not where `own` bytes on their way are the caller's, who has to take them
+        first: two such would wait for each other. False says that there will be room when more of the content has been
+        hashed, without which nothing of it may go.
         """
         size = bytes_in(first, stop, entry.size)
         patience = LEAVING_TRIES if awaited else 0
         tries = LANDING_TRIES
+        moves = True
         while self._room.reserve(size):
             with entry.condition:
                 than = -1 if awaited else entry.distance(first)
@@ -80,13 +82,12 @@ class Evictor:
                 patience = patience - 1 if self._table.wait_for_leaving(entry) else 0
             elif entry.hash_goes_on:
                 return False
-            elif awaited and tries and self._room.coming > own:
+            elif awaited and tries and not own and moves:
+                moves = self._others_move(entry)  # where nothing does, it may have stopped since it was in the way
                 tries -= 1
                 time.sleep(LANDING_S)  # what lands can be recycled, and transfers that stand still end
             else:
-                raise NoSpace(
-                    f"there is no room for {entry.paths[0]}: the cache is full of files that are open or pinned"
-                )
+                raise NoSpace(f"there is no room for {entry.paths[0]}: {self._room.reason(size)}")
         return True
 
     def reserve_at_once(self, size: int) -> bool:
@@ -178,6 +179,16 @@ class Evictor:
             self._counters.evicted(len(victims))
             log.info("evicted %d contents of %d bytes, least recently used first", len(victims), _bytes_of(victims))
         return victims
+
+    def _others_move(self, entry: Entry) -> bool:
+        """Whether something is on its way, or about to be read or hashed, that can go afterwards."""
+        if self._room.coming:
+            return True
+        for other in self._table.entries():
+            with other.condition:
+                if other.is_about_to_be_read or (other is not entry and other.hash_goes_on):
+                    return True
+        return False
 
     def _recycle_another(self, entry: Entry, need: int) -> bool:
         """Files larger than the cache, read at the same time, share it. One that is whole and open stays."""

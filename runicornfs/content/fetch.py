@@ -77,6 +77,10 @@ class Fetcher:
         """How far ahead of a reader to go on the line as it is, in blocks; not through more than half of the cache."""
         return min(window_blocks(*self._transfers.line()), self.room.limit // 2 // BLOCK)
 
+    def piece_blocks(self) -> int:
+        """How much is waited for, and asked for, at once, in blocks: as many as there are fills find room, twice."""
+        return max(1, self.room.limit // BLOCK // FILLS // 2)
+
     def _share(self) -> int:
         """Half of what one of the places has in flight: less would leave the line idle while turns change."""
         round_trip_s, bytes_per_s = self._transfers.line()
@@ -202,7 +206,7 @@ class _Fill(Iterator[tuple[int, int]]):
         entry = self.entry
         ends = self._fetcher.workers.must_end(entry, self._turn)
         with entry.condition:
-            taken = None if ends else entry.take()
+            taken = None if ends else entry.take(self._fetcher.piece_blocks())
             if taken is None:
                 if ends or not self.asked:
                     self._stop_pulling()

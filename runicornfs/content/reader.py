@@ -70,7 +70,15 @@ class CachedReader:
                 if not entry.whole:
                     self._look_ahead(first, stop)
                 return data
-        return self._wait(offset, end, interrupted)
+        piece = self._fetcher.piece_blocks()
+        if stop - first <= piece:
+            return self._wait(offset, end, interrupted)
+        parts = []
+        while offset < end:  # all of it together may be more than a small cache has room for
+            part_end = min(end, (offset // BLOCK + piece) * BLOCK)
+            parts.append(self._wait(offset, part_end, interrupted))
+            offset = part_end
+        return b"".join(parts)
 
     def stand_back(self, rank: Rank) -> None:
         """This reader, which has read nothing yet, is a prefetch or a download: it will read all of the content from

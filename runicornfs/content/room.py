@@ -66,6 +66,15 @@ class Room:
         with self._lock:
             return self._lacking(0)
 
+    def reason(self, size: int) -> str:
+        """Why no room for `size` bytes can be made, in words."""
+        with self._lock:
+            if self._used + size > self.limit:
+                return "the cache is full of files that are open or pinned"
+            if self._used or not self._min_free:
+                return "the disk is full, and what is cached is open or pinned"
+            return f"the disk has {self._free_bytes()} bytes left, of which {self._min_free} are to stay free"
+
     def left(self) -> int:
         """What can be reserved now."""
         with self._lock:

@@ -140,28 +140,29 @@ class Wishes:
             ahead.clear()
         return blocks
 
-    def take(self) -> Taken | None:
-        """The next range, FLYING from now on."""
+    def take(self, most: int = RANGE) -> Taken | None:
+        """The next range, of at most so many blocks, or RANGE; FLYING from now on."""
+        most = min(most, RANGE)
         for rank in Rank:
             wanted = self._wanted.get(rank)
             if wanted:
                 first = next(iter(wanted))
-                return Taken(first, self._fly(first, WANTED, len(self._states)), awaited=True)
+                return Taken(first, self._fly(first, WANTED, first + most), awaited=True)
             queue = self._ahead.get(rank)
             while queue and not self.stalled:
-                taken = self._take_ahead(queue)
+                taken = self._take_ahead(queue, most)
                 if taken is not None:
                     return taken
         return None
 
-    def _take_ahead(self, queue: deque[_Ahead]) -> Taken | None:
+    def _take_ahead(self, queue: deque[_Ahead], most: int) -> Taken | None:
         """Of the first of these wishes, which has had its turn then; None if it is fulfilled."""
         ahead = queue.popleft()
         if ahead.backward:
             last = self._states.rfind(ABSENT, ahead.first, ahead.stop)
             if last < 0:
                 return None
-            least = max(ahead.first, last + 1 - RANGE)
+            least = max(ahead.first, last + 1 - most)
             first = last
             while first > least and self._states[first - 1] == ABSENT:
                 first -= 1
@@ -171,14 +172,14 @@ class Wishes:
             first = self._states.find(ABSENT, ahead.first, ahead.stop)
             if first < 0:
                 return None
-            stop = ahead.first = self._fly(first, ABSENT, ahead.stop)
+            stop = ahead.first = self._fly(first, ABSENT, min(ahead.stop, first + most))
         if ahead.first < ahead.stop:
             queue.append(ahead)
         return Taken(first, stop, awaited=False)
 
     def _fly(self, first: int, state: int, end: int) -> int:
         stop = first
-        while stop < min(end, first + RANGE) and self._states[stop] == state:
+        while stop < min(end, len(self._states)) and self._states[stop] == state:
             self._states[stop] = FLYING
             if state == WANTED:
                 self._strike(stop)

@@ -183,6 +183,30 @@ def test_a_file_that_is_too_large_for_the_disk_says_so_each_time_and_comes_when_
     reader.close()
 
 
+# Read-only
+
+
+def test_on_a_disk_that_has_become_read_only_what_is_cached_is_read_and_the_rest_says_why(
+    tmp_path: Path, server: FakeTransfers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a file system does by itself that has met an error."""
+    first, second = server.add("a", FILE), server.add("b", FILE[::-1])
+    with failing_disk(tmp_path / "disk", "32m", 32 << 20) as disk, Caches(disk.folder / "cache", server) as caches:
+        cache = caches.open()
+        read_all(cache, first)
+        assert cache.status().verified_files == 1
+        disk.become_read_only()
+        for _ in range(2):
+            assert read_all(cache, first) == FILE
+            with pytest.raises(RunicornFSError, match="records.db cannot be used"):
+                read_all(cache, second)
+        assert cache.status().size_bytes == len(FILE)
+        assert [file.path for file in cache.files("size", 10)] == ["a"]
+        assert cache.cleanup().files == 0
+        with pytest.raises(RunicornFSError, match="records.db cannot be used"):
+            cache.pin("model/net:v1", {"key": 10})
+
+
 # It fails
 
 

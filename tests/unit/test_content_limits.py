@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from runicornfs.content import records
 from runicornfs.content.blocks import BLOCK
 from runicornfs.content.cache import ContentCache
+from runicornfs.content.identity import Identity
 from runicornfs.content.sparse import SparseFiles
 from runicornfs.errors import NoSpace
 from tests.fake_transfers import (
@@ -39,6 +41,18 @@ def server(tmp_path: Path) -> FakeTransfers:
 def caches(tmp_path: Path, server: FakeTransfers) -> Iterator[Caches]:
     with Caches(tmp_path / "cache", server) as caches:
         yield caches
+
+
+def read_at_random(cache: ContentCache, identities: list[Identity], contents: list[bytes], number: int) -> bool:
+    """One of many readers: whether it was given the right bytes of one of the files."""
+    places = random.Random(number)
+    content = contents[number % len(contents)]
+    reader = cache.open(identities[number % len(contents)])
+    try:
+        offsets = [places.randrange(len(content)) for _ in range(10)]
+        return all(reader.read(offset, BLOCK) == content[offset : offset + BLOCK] for offset in offsets)
+    finally:
+        reader.close()
 
 
 def states(cache: ContentCache, *keys: str) -> list[str]:
@@ -134,13 +148,53 @@ def test_room_is_waited_for_that_a_file_just_closed_will_leave(caches: Caches, s
     second.close()
 
 
-def test_a_read_larger_than_the_cache_says_so(caches: Caches, server: FakeTransfers) -> None:
+@pytest.mark.promise("C1")
+@pytest.mark.parametrize("digest", [True, False])
+def test_a_read_larger_than_the_cache_is_served_in_pieces(caches: Caches, server: FakeTransfers, digest: bool) -> None:
     cache = caches.open(limit=3 * BLOCK)
-    reader = cache.open(server.add("a", FILE, digest=False))
-    with pytest.raises(NoSpace):
-        reader.read(0, 4 * BLOCK)
-    assert reader.read(BLOCK, 2 * BLOCK) == FILE[BLOCK : 3 * BLOCK]
+    content = content_of(10 * BLOCK + 5)
+    reader = cache.open(server.add("a", content, digest))
+    assert reader.read(0, len(content)) == content
+    assert reader.read(77, 8 * BLOCK) == content[77 : 77 + 8 * BLOCK]
     reader.close()
+    wait_at_rest(cache)
+    assert counted(cache)[0] == counted(cache)[1] <= 3 * BLOCK
+
+
+@pytest.mark.promise("C3")
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("digest", [True, False])
+def test_more_readers_than_the_cache_has_blocks_are_served_in_turn(
+    caches: Caches, server: FakeTransfers, blocks: int, digest: bool
+) -> None:
+    """Sixteen at random places of four files, each wanting a block now and then what will be read ahead."""
+    cache = caches.open(limit=blocks * BLOCK)
+    contents = [content_of(40 * BLOCK, seed) for seed in range(4)]
+    identities = [server.add(f"f{seed}", content, digest) for seed, content in enumerate(contents)]
+
+    with ThreadPoolExecutor(16) as threads:
+        assert all(threads.map(lambda number: read_at_random(cache, identities, contents, number), range(16)))
+    wait_at_rest(cache)
+    assert counted(cache)[0] == counted(cache)[1] <= blocks * BLOCK
+
+
+@pytest.mark.timeout(30)
+def test_fills_that_need_each_others_room_do_not_wait_for_each_other(
+    caches: Caches, server: FakeTransfers, tmp_path: Path
+) -> None:
+    """Each has asked for blocks, which it takes only when it no longer waits for room: it took half a minute a time."""
+
+    class Distant(FakeTransfers):
+        def _wait_for_leave(self) -> None:
+            time.sleep(0.005)  # an answer takes a while, so that others ask meanwhile
+
+    distant = Distant(server.root)
+    cache = ContentCache(tmp_path / "cache", distant, 8 * BLOCK, 0)
+    contents = [content_of(40 * BLOCK, seed) for seed in range(4)]
+    identities = [distant.add(f"f{seed}", content) for seed, content in enumerate(contents)]
+    with ThreadPoolExecutor(16) as threads:
+        assert all(threads.map(lambda number: read_at_random(cache, identities, contents, number), range(16)))
+    cache.close()
 
 
 @pytest.mark.parametrize("digest", [True, False])

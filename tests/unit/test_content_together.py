@@ -66,8 +66,8 @@ class World:
         queue = self.cache._fetcher.workers._items
         wait_until(lambda: paths <= {entry.paths[0] for entry in list(queue)}, "all to be queued")
 
-    def answer_one(self) -> None:
-        self.server.hold(after=1)
+    def answer_one(self, ranges: int = 1) -> None:
+        self.server.hold(after=ranges)
         with self.server._lock:
             self.server._lock.notify_all()
 
@@ -220,15 +220,15 @@ def test_contents_that_are_evicted_for_each_other_are_all_read(tmp_path: Path) -
 
 def test_those_for_which_there_is_no_room_at_once_come_later(tmp_path: Path) -> None:
     server = FakeTransfers(tmp_path / "server")
-    limit = 10 * BLOCK  # of which the large ones have eight
+    limit = 16 * BLOCK  # of which the large ones have eight
     with Caches(tmp_path / "cache", server) as caches, ThreadPoolExecutor(16) as threads:
         world = World(server, caches.open(limit=limit), threads)
-        reads = world.read_all(world.small(6, BLOCK))
-        world.answer_one()
+        reads = world.read_all(world.small(12, BLOCK))
+        world.answer_one(ranges=2)  # a cache of this size takes a large one in two
         wait_until(lambda: server.together, "some of the small ones to be asked for")
         world.go()
-        assert contents(reads) == [content_of(BLOCK, number) for number in range(6)]
-        assert server.together[0] < 6
+        assert contents(reads) == [content_of(BLOCK, number) for number in range(12)]
+        assert server.together[0] < 12
         wait_at_rest(world.cache)
         used, held = counted(world.cache)
         assert used == held <= limit
