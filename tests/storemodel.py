@@ -46,6 +46,7 @@ class Version:
     is_deleted: bool = False
     is_indexed: bool = True
     is_broken: bool = False
+    is_gone: bool = False  # its entry in the index is all there is
 
 
 @dataclass
@@ -174,6 +175,26 @@ class StoreModel:
     def remove_run(self, folder: str) -> None:
         shutil.rmtree(self.root / folder)
         del self.runs[folder]
+
+    # What somebody else did to the server
+
+    def was_deleted(self, key: tuple[str, str], number: int, *, permanent: bool) -> None:
+        """As runicornfs does it: a version that is deleted for good keeps its entry in the index."""
+        artifact = self.artifacts[key]
+        if permanent:
+            artifact.versions[number].status = "deleted"
+            artifact.versions[number].is_gone = True
+            artifact.aliases = dict(self.writer.index(*key)["aliases"])
+            assert number not in artifact.aliases.values()
+            assert not self.writer.version_folder(*key, number).exists()
+        else:
+            artifact.versions[number].is_deleted = True
+
+    def was_restored(self, key: tuple[str, str], number: int) -> None:
+        self.artifacts[key].versions[number].is_deleted = False
+
+    def was_aliased(self, key: tuple[str, str], number: int, alias: str) -> None:
+        self.artifacts[key].aliases[alias] = number
 
     # What is to be seen
 

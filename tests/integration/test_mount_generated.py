@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.conftest import MountLocal, MountStore
-from tests.storemodel import StoreModel, Version, shown_in
+from tests.storemodel import File, Shown, StoreModel, Version, shown_in
 from tests.stores import file_names, file_trees
 from tests.waiting import wait_until
 
@@ -58,7 +61,36 @@ RUNS = st.builds(
     st.sampled_from(["20261122_221102_a569f9", "20261122_221102_a569fa"]),
 ) | st.just("runs/20261122_221102_a569f9")
 DOCUMENTS = {"meta.json": b'{"id": "x"}', "status.json": b'{"status": "running"}', "summary.json": b'{"a": NaN}'}
+# What becomes of a file that was removed on the server before it was read.
+GONE = (errno.ENOENT, errno.ESTALE, errno.EIO)
 RUN_FILES = st.sampled_from([{}, DOCUMENTS, {os.fsdecode(b"media/\xff\xfe.png"): b"not in UTF-8"}])
+
+
+class Held:
+    """A file of a version that a program has open: it keeps the bytes it was opened with, whatever becomes of its path.
+    What nobody has read can go with the server's file: then a read is refused."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.content = content
+        self.fd = os.open(path, os.O_RDONLY)
+        self.seen = 0  # bytes from the start on that have been read, and so can be read again
+
+    def read(self, size: int) -> None:
+        try:
+            data = os.pread(self.fd, size, self.seen)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return
+        assert data == self.content[self.seen : self.seen + size]
+        self.seen += len(data)
+
+    def read_again(self) -> None:
+        assert os.fstat(self.fd).st_size == len(self.content)
+        assert os.pread(self.fd, self.seen, 0) == self.content[: self.seen]
+
+    def close(self) -> None:
+        os.close(self.fd)
 
 
 def written_out(files: dict[str, Repeated]) -> dict[str, bytes]:
@@ -73,6 +105,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.mountpoint = mountpoint
         self.api = api
         self.model = StoreModel(root)
+        self.synced: Shown = {}  # what was shown after the last sync
+        self.held: list[Held] = []
 
     @initialize(
         versions=st.lists(st.tuples(KEYS, FILES), min_size=4, max_size=8),
@@ -104,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
             (key, number)
             for key, artifact in sorted(self.model.artifacts.items())
             for number, version in sorted(artifact.versions.items())
-            if wanted(version)
+            if wanted(version) and not version.is_gone
         ]
         return data.draw(st.sampled_from(found)) if found else None
 
@@ -171,6 +205,65 @@ class StoreMachine(RuleBasedStateMachine):
         if run := self.draw_run(data):
             self.model.remove_run(run)
 
+    @rule(data=st.data(), size=st.sampled_from([0, 1, 100_000, 10_000_000]))
+    def hold(self, data: st.DataObject, size: int) -> None:
+        """Opens a file that was shown after the last sync, and reads the first part of it."""
+        shown = sorted(path for path, entry in self.synced.items() if is_content(path, entry))
+        if shown and len(self.held) < 5:
+            path = data.draw(st.sampled_from(shown))
+            entry = self.synced[path]
+            assert isinstance(entry, File)
+            try:
+                held = Held(self.mountpoint / path, entry.content)
+            except FileNotFoundError:
+                return  # deleted through the API since then
+            self.held.append(held)
+            held.read(size)
+
+    @rule(size=st.sampled_from([1, 100_000, 10_000_000]))
+    def read_on(self, size: int) -> None:
+        for held in self.held:
+            held.read(size)
+            held.read_again()
+
+    @rule()
+    def let_go(self) -> None:
+        while self.held:
+            self.held.pop().close()
+
+    @rule()
+    def clear_cache(self) -> None:
+        self.api.post("/api/remote/cache/clear").raise_for_status()
+
+    @rule(data=st.data(), permanent=st.booleans())
+    def delete_by_api(self, data: st.DataObject, permanent: bool) -> None:
+        if version := self.draw_version(data, lambda version: not version.is_deleted):
+            (type, name), number = version
+            parameters = {"type": type, "permanent": str(permanent).lower()}
+            if self.ask("DELETE", f"/api/artifacts/{quote(name, safe='')}/v{number}", parameters):
+                self.model.was_deleted(*version, permanent=permanent)
+
+    @rule(data=st.data())
+    def restore_by_api(self, data: st.DataObject) -> None:
+        if version := self.draw_version(data, lambda version: version.is_deleted):
+            (type, name), number = version
+            if self.ask("POST", f"/api/artifacts/{quote(name, safe='')}/v{number}/restore", {"type": type}):
+                self.model.was_restored(*version)
+
+    @rule(data=st.data(), alias=st.sampled_from(["production", "latest", "best.1"]))
+    def set_alias_by_api(self, data: st.DataObject, alias: str) -> None:
+        if version := self.draw_version(data, lambda version: not version.is_deleted):
+            (type, name), number = version
+            path = f"/api/remote/artifacts/{quote(name, safe='')}/v{number}/alias"
+            if self.ask("POST", path, {"type": type}, {"alias": alias}):
+                self.model.was_aliased(*version, alias)
+
+    def ask(self, method: str, path: str, parameters: dict[str, str], body: object = None) -> bool:
+        """Whether it was done; what the catalog does not know yet, or cannot be done, is refused."""
+        answer = self.api.request(method, path, params=parameters, json=body)
+        assert answer.is_success or answer.status_code in (404, 409, 502), answer.text
+        return answer.is_success
+
     @rule(name=file_names())
     def write_what_is_not_of_a_store(self, name: str) -> None:
         folder = self.model.root / "no project"
@@ -179,20 +272,41 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
+        begun = time.time()
         self.api.post("/api/remote/sync").raise_for_status()
-        wait_until(lambda: self.progress()["status"] != "running", "the sync")
-        assert self.progress()["status"] == "completed"
+        wait_until(lambda: self.is_synced_since(begun), "the sync")
         expected = self.model.shown()
         # The kernel is told of a change right after the sync has ended, on a thread of its own.
         seen = shown_in(self.mountpoint)
         assert seen == expected
+        self.synced = expected
+
+    def is_synced_since(self, begun: float) -> bool:
+        """One that was under way before, as after the cache was emptied, may have missed what was changed since."""
+        progress = self.progress()
+        if progress["status"] == "running":
+            return False
+        assert progress["status"] == "completed"
+        if progress["started_at"] < begun:
+            self.api.post("/api/remote/sync").raise_for_status()
+            return False
+        return True
 
     def progress(self) -> dict[str, Any]:
         progress: dict[str, Any] = self.api.get("/api/remote/status").json()["sync_progress"]
         return progress
 
     def teardown(self) -> None:
+        self.let_go()
         self.sync()
+
+
+def is_content(path: str, entry: object) -> bool:
+    """Whether it is a file of a version that has bytes."""
+    parts = path.split("/")
+    return (
+        isinstance(entry, File) and len(parts) > 5 and parts[3] == "v1" and parts[4] == "files" and entry.content != b""
+    )
 
 
 @pytest.mark.slow
