@@ -25,7 +25,7 @@ WATCH_S = 1.0
 # Versions above this many are deleted more than saved, so that an hour's store stays of a size.
 VERSIONS = 120
 SAVED_BYTES = 8 * MIB  # of the largest file of a new version
-PINNED_SHARE = 8  # of the cache's limit, for one version
+PINNED_SHARE = 16  # of the cache's limit, for one version
 NOTHING: dict[str, Any] = {}
 DOWNLOADED = 24 * MIB  # a version that is larger is read and not downloaded: it would fill the cache
 

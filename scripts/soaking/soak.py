@@ -78,6 +78,7 @@ def _store(small: int, middle: int, large: list[int]) -> list[tuple[str, str, li
         ("model", "net", [3 * MIB, 5000, 128 * KIB, 256 * KIB + 1]),
         ("custom", "Ünïcode 模型", [KIB, 2 * MIB]),
         *(("code", f"small {number}", [KIB, 40 * KIB]) for number in range(small // 20)),
+        *(("dataset", f"pictures {number}", [MIB * middle // 7] * 3) for number in range(middle // 4)),
     ]
     return sizes + [("model", f"large {number}", [size, KIB]) for number, size in enumerate(large)]
 
