@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from runicornfs.errors import Refused
-from runicornfs.workspace import running
 from runicornfs.workspace.folders import StoreFolder, private_folder, runtime_folder
 from runicornfs.workspace.running import DaemonRecord, running_daemons
 
