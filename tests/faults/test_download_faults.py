@@ -33,6 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.promise("D3")
 def test_a_line_that_is_cut_in_the_middle_does_not_end_it(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_line_that_is_cut_amid_many_small_files_does_not_end_it(
     assert line.stats().down - before < 10_000_000 + 4 * MIB
 
 
+@pytest.mark.promise("D3")
 def test_a_server_that_is_away_for_a_while_is_waited_for(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(
     assert (Path(done["target_dir"]) / "a.bin").read_bytes() == content
 
 
+@pytest.mark.promise("D3")
 def test_a_daemon_that_is_killed_goes_on_when_it_starts_again(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -173,6 +176,7 @@ def fill_up(disk: Path) -> None:
             other.write(bytes(65536))
 
 
+@pytest.mark.promise("D1")
 def test_bytes_that_do_not_match_fail_it_and_name_the_file(store_writer: StoreWriter, mount_store: MountStore) -> None:
     content = os.urandom(2 * MIB)
     store_writer.add_version("model", "net", {"d/a.bin": content})

@@ -25,6 +25,7 @@ def attempt(tmp_path: Path, sshd: PrivateSshd, sample_store: Path) -> Attempt:
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.promise("E1")
 def test_a_signal_at_any_moment_ends_it(attempt: Attempt, seed: int) -> None:
     """A signal once struck while a lock was held, and the daemon hung. The moments are random, the seeds are not."""
     command = attempt.command(attempt.source(), *attempt.with_key(), *attempt.with_known_hosts())
@@ -40,6 +41,7 @@ def test_a_signal_at_any_moment_ends_it(attempt: Attempt, seed: int) -> None:
     assert not os.path.ismount(attempt.folder / "mount")
 
 
+@pytest.mark.promise("A6")
 def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(attempt: Attempt, relay: MakeRelay) -> None:
     line = relay(attempt.sshd)
     line.stall()

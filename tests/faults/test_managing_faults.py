@@ -77,6 +77,7 @@ def aliases_there(store: StoreWriter) -> set[str]:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.promise("W6")
 def test_a_change_that_is_cut_anywhere_is_told_as_it_is_and_seen_as_it_is(
     way: str, net: Managed, line: Relay, store: StoreWriter
 ) -> None:

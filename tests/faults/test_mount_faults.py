@@ -22,6 +22,8 @@ NET = "artifacts/model/net"
 LOST = "the connection to 127.0.0.1 "
 
 
+@pytest.mark.promise("A1")
+@pytest.mark.promise("A2")
 def test_with_the_server_away_cached_files_read_and_others_fail(
     store_writer: StoreWriter, own_sshd: PrivateSshd, mount_store: MountStore
 ) -> None:
@@ -40,6 +42,7 @@ def test_with_the_server_away_cached_files_read_and_others_fail(
     assert "reconnecting" in mounted.run("status").stdout
 
 
+@pytest.mark.promise("A5")
 def test_a_server_that_comes_back_is_used_again(
     store_writer: StoreWriter, own_sshd: PrivateSshd, mount_store: MountStore
 ) -> None:
@@ -62,6 +65,7 @@ def test_a_server_that_comes_back_is_used_again(
 
 
 @pytest.mark.parametrize("transport", ["paramiko", "ssh"])
+@pytest.mark.promise("A4")
 def test_a_line_that_is_cut_in_the_middle_of_a_file_is_not_noticed_by_its_reader(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay, transport: str
 ) -> None:
@@ -79,6 +83,7 @@ def test_a_line_that_is_cut_in_the_middle_of_a_file_is_not_noticed_by_its_reader
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.promise("A3")
 def test_a_line_that_stalls_ends_the_read_within_the_time_out(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -94,6 +99,7 @@ def test_a_line_that_stalls_ends_the_read_within_the_time_out(
     line.resume()
 
 
+@pytest.mark.promise("A7")
 def test_a_reader_that_is_killed_while_it_waits_dies(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -139,6 +145,7 @@ def test_a_daemon_killed_in_the_middle_of_a_read_loses_nothing(
     assert line.stats().down - before < 24 * MIB, "the first half was in the cache"
 
 
+@pytest.mark.promise("E2")
 def test_a_stale_mount_is_taken_over(store_writer: StoreWriter, mount_store: MountStore) -> None:
     store_writer.add_version("model", "net", {"a.bin": b"a"})
     first = mount_store(store_writer.root)
@@ -149,6 +156,8 @@ def test_a_stale_mount_is_taken_over(store_writer: StoreWriter, mount_store: Mou
     assert (again.mountpoint / NET / "v1/files/a.bin").read_bytes() == b"a"
 
 
+@pytest.mark.promise("R4")
+@pytest.mark.promise("R5")
 def test_bytes_that_do_not_match_their_sha256_are_never_kept(
     store_writer: StoreWriter, mount_store: MountStore
 ) -> None:
@@ -177,6 +186,7 @@ def readable(path: Path) -> bytes | None:
         return None
 
 
+@pytest.mark.promise("R2")
 def test_a_file_of_another_size_than_its_manifest_is_stale(store_writer: StoreWriter, mount_store: MountStore) -> None:
     store_writer.add_version("model", "net", {"a.bin": b"a" * 1000})
     (store_writer.version_folder("model", "net", 1) / "files/a.bin").write_bytes(b"a" * 999)
@@ -185,6 +195,7 @@ def test_a_file_of_another_size_than_its_manifest_is_stale(store_writer: StoreWr
         (mounted.mountpoint / NET / "v1/files/a.bin").read_bytes()
 
 
+@pytest.mark.promise("X1")
 def test_a_file_that_the_server_lost_is_not_there(store_writer: StoreWriter, mount_store: MountStore) -> None:
     store_writer.add_version("model", "net", {"a.bin": b"a" * 1000})
     (store_writer.version_folder("model", "net", 1) / "files/a.bin").unlink()
@@ -193,6 +204,8 @@ def test_a_file_that_the_server_lost_is_not_there(store_writer: StoreWriter, mou
         (mounted.mountpoint / NET / "v1/files/a.bin").read_bytes()
 
 
+@pytest.mark.promise("S2")
+@pytest.mark.promise("S3")
 def test_a_sync_that_breaks_off_changes_nothing_and_is_resumed(
     store_writer: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -214,6 +227,7 @@ def test_a_sync_that_breaks_off_changes_nothing_and_is_resumed(
     assert line.stats().down - before > 0
 
 
+@pytest.mark.promise("E1")
 def test_ctrl_c_ends_a_mount_that_is_in_use(store_writer: StoreWriter, mount_store: MountStore) -> None:
     store_writer.add_version("model", "net", {"a.bin": b"a" * 1000})
     mounted = mount_store(store_writer.root)
@@ -225,6 +239,7 @@ def test_ctrl_c_ends_a_mount_that_is_in_use(store_writer: StoreWriter, mount_sto
         os.close(held)
 
 
+@pytest.mark.promise("E2")
 def test_a_stale_mount_can_be_unmounted_at_once(store_writer: StoreWriter, mount_store: MountStore) -> None:
     """The kernel still answers stat for it, from what it keeps."""
     store_writer.add_version("model", "net", {"a.bin": b"a"})

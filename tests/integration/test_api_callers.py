@@ -138,6 +138,7 @@ def test_on_loopback_the_account_that_runs_it_needs_no_token(here: Served, metho
 
 
 @only_root
+@pytest.mark.promise("K3")
 def test_on_loopback_other_accounts_get_403_unless_they_bring_the_token(tmp_path: Path) -> None:
     with serving(tmp_path / "serve", token=TOKEN) as served:
         port = port_of(served)
@@ -216,6 +217,7 @@ def test_a_port_that_somebody_else_has_left_does_not_make_his_request_ours(here:
     assert here.get("/api/config/ssh_connections") == {"connections": [saved]}
 
 
+@pytest.mark.promise("K3")
 def test_elsewhere_everybody_needs_the_token(tmp_path: Path) -> None:
     wrong = ["Bearer guess", "Bearer", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN} {TOKEN}", f"Basic {TOKEN}", TOKEN]
     with serving(tmp_path / "serve", *EVERYWHERE, token=TOKEN) as served, client(served) as http:
@@ -258,6 +260,7 @@ def test_a_name_that_somebody_rebound_to_this_machine_is_refused(tmp_path: Path,
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "http://localhost:{port}"])
+@pytest.mark.promise("K3")
 def test_a_page_of_another_site_cannot_change_anything(here: Served, origin: str) -> None:
     with client(here) as http:
         headers = {"Origin": origin.format(port=port_of(here))}

@@ -133,6 +133,7 @@ def test_the_list_says_what_is_here_and_where_it_belongs(store_writer: StoreWrit
 # Pins
 
 
+@pytest.mark.promise("C2")
 def test_what_is_pinned_stays_while_everything_else_is_read(nets: Mounted) -> None:
     shown = nets.run("pin", "net0:latest").stdout
     assert "pinned model/net0:v1: 1 files, 0B of 4.0MiB are here" in shown
@@ -153,6 +154,7 @@ def test_what_is_pinned_stays_while_everything_else_is_read(nets: Mounted) -> No
     assert "net0" not in states(nets)
 
 
+@pytest.mark.promise("C3")
 def test_a_read_for_which_nothing_may_go_says_that_there_is_no_space(nets: Mounted) -> None:
     for number in range(5):
         nets.run("pin", f"net{number}:v1")
@@ -198,6 +200,7 @@ def test_a_pin_of_a_name_that_stands_under_several_types_asks_which(mounted: Mou
 # The limit
 
 
+@pytest.mark.promise("C1")
 def test_the_limit_is_kept_while_many_files_are_read_at_once(
     store_writer: StoreWriter, mount_store: MountStore
 ) -> None:
@@ -241,6 +244,7 @@ def test_a_clear_is_seen_at_once(nets: Mounted) -> None:
     assert status(nets)["size_bytes"] == 4 * MIB
 
 
+@pytest.mark.promise("R6")
 def test_an_open_file_goes_on_through_a_clear(nets: Mounted, store_writer: StoreWriter) -> None:
     path = weights(nets, 0)
     content = (store_writer.root / path.relative_to(nets.mountpoint)).read_bytes()
@@ -358,6 +362,7 @@ def test_what_is_sound_is_said_to_be(nets: Mounted) -> None:
     assert status(nets)["verify"]["status"] == "completed"
 
 
+@pytest.mark.promise("C6")
 def test_what_has_rotted_is_an_error_for_its_reader_and_right_for_the_next(
     nets: Mounted, store_writer: StoreWriter
 ) -> None:

@@ -92,6 +92,7 @@ def test_exactly_the_fingerprint_named_is_accepted(
     assert mount_store(sample_store, "--known-hosts", str(known_hosts)).is_mounted()
 
 
+@pytest.mark.promise("K1")
 def test_a_changed_host_key_is_refused_whatever_was_accepted(attempt: Attempt, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
     kind, key, *_ = (tmp_path / "other.pub").read_text().split()

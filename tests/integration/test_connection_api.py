@@ -122,6 +122,7 @@ def test_connecting_answers_what_is_there_and_the_first_sync_starts(
     assert "resnet50" in serve.names()
 
 
+@pytest.mark.promise("R6")
 def test_the_mount_follows_and_open_files_keep_their_bytes(
     serve: Served, sshd: PrivateSshd, own_sshd: PrivateSshd, sample_store: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_the_mount_reads_what_was_downloaded_from_the_cache(
     assert api.bytes_fetched() == 3 * MIB + 2
 
 
+@pytest.mark.promise("D4")
 def test_a_download_and_its_cached_copy_are_two_files(mounted_net: Mounted, api: DownloadApi) -> None:
     """Whoever edits the download edits nothing else."""
     folder = Path(api.ended(api.start("net/v1")["task_id"])["target_dir"])
@@ -160,6 +161,7 @@ def test_ten_at_once(store: StoreWriter, mounted_net: Mounted, api: DownloadApi)
     assert api.bytes_fetched() == 10 * MIB
 
 
+@pytest.mark.promise("D5")
 def test_cancel_in_the_middle_of_a_large_file(
     store: StoreWriter, mount_store: MountStore, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:

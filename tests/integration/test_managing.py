@@ -57,6 +57,7 @@ def net(way: str, store: StoreWriter, tmp_path: Path, server_for: Callable[[str]
         yield found
 
 
+@pytest.mark.promise("W3")
 def test_a_version_goes_and_comes_back(net: Managed, store: StoreWriter) -> None:
     net.edit(edits.DELETE, 3)
     assert net.versions() == [1, 2]
@@ -70,6 +71,7 @@ def test_a_version_goes_and_comes_back(net: Managed, store: StoreWriter) -> None
         net.edit(edits.RESTORE, 3)
 
 
+@pytest.mark.promise("W3")
 def test_a_permanent_delete_removes_files_and_keeps_the_number(net: Managed, store: StoreWriter) -> None:
     (store.version_folder("model", "net", 3) / "files" / "link").symlink_to(store.version_folder("model", "net", 1))
     net.edit(edits.SET_ALIAS, 3, alias="best")
@@ -189,6 +191,7 @@ odd_names = file_names().filter(lambda name: not name.startswith(".") and len(os
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.promise("W5")
 def test_names_arrive_literally(
     way: str, server_for: Callable[[str], PrivateSshd], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

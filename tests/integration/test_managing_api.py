@@ -44,6 +44,7 @@ def check(answer: httpx.Response, message: str, flag: str = "ok") -> None:
     assert (answer.json()[flag], answer.json()["message"]) == (True, message)
 
 
+@pytest.mark.promise("W4")
 def test_a_soft_delete_says_where_and_shows_at_once(api: httpx.Client, mounted: Mounted, sample_store: Path) -> None:
     answer = api.delete("/api/artifacts/resnet50/v1", params={"type": "model"})
     check(answer, "Soft deleted resnet50:v1 on remote server", "success")
@@ -55,6 +56,7 @@ def test_a_soft_delete_says_where_and_shows_at_once(api: httpx.Client, mounted: 
     assert listed(mounted)["stable"] == "v1"
 
 
+@pytest.mark.promise("R6")
 def test_a_permanent_delete_says_so_and_an_open_file_keeps_its_bytes(
     api: httpx.Client, mounted: Mounted, sample_store: Path
 ) -> None:

@@ -60,6 +60,7 @@ def check(store: StoreWriter, clients: dict[str, int], saved: int) -> None:
     assert all(path.name.startswith(".runicornfs-removed-v") for path in leftovers)
 
 
+@pytest.mark.promise("W2")
 def test_two_clients_a_local_one_and_two_sdks_lose_nothing(
     sshd: PrivateSshd, store: StoreWriter, tmp_path: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_permanent_delete(net: Mounted, store: StoreWriter) -> None:
 
 
 @pytest.mark.parametrize("size", [1_000, 300_000, 900_000], ids=["shorter", "as long", "longer"])
+@pytest.mark.promise("R7")
 def test_a_version_number_that_came_back_with_other_bytes(net: Mounted, store: StoreWriter, size: int) -> None:
     path = net.mountpoint / NET / "v2/files/w.bin"
     old, new = b"two" * 100_000, os.urandom(size)
@@ -135,6 +136,7 @@ def test_the_interval_syncs_without_being_asked(store: StoreWriter, mount_store:
     wait_until((mounted.mountpoint / NET / "v3").is_dir, "the new version")
 
 
+@pytest.mark.promise("S4")
 def test_a_malformed_document_costs_itself_and_is_named(store: StoreWriter, mount_store: MountStore) -> None:
     store.add_version("model", "other", {"w.bin": b"fine"})
     manifest = store.version_folder("model", "net", 1) / "manifest.json"

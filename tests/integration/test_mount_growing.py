@@ -69,6 +69,7 @@ def following(command: list[str], path: Path, output: Path) -> Iterator[Callable
 
 
 @pytest.mark.parametrize("program", FOLLOWERS)
+@pytest.mark.promise("R8")
 def test_new_lines_arrive_after_a_sync(
     alive: Mounted, store_writer: StoreWriter, run: str, tmp_path: Path, program: str
 ) -> None:
@@ -115,6 +116,7 @@ def test_until_the_sync_the_log_ends_where_it_did(alive: Mounted, store_writer: 
         assert log.read() == before
 
 
+@pytest.mark.promise("R8")
 def test_a_log_that_was_replaced_by_a_shorter_one_stays_what_it_was(
     alive: Mounted, store_writer: StoreWriter, run: str
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_log_that_was_replaced_by_a_shorter_one_stays_what_it_was(
         assert log_of(alive, run).read_bytes() == there.read_bytes()
 
 
+@pytest.mark.promise("R8")
 def test_a_log_that_is_gone_stays_what_it_was(alive: Mounted, store_writer: StoreWriter, run: str) -> None:
     before = (store_writer.run_folder(run) / "logs.txt").read_bytes()
     with open(log_of(alive, run), "rb") as log:

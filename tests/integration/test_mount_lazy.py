@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -84,6 +85,20 @@ def test_a_restart_finds_what_was_fetched(
     assert cache(again)["verified_files"] == 1
 
 
+@pytest.mark.promise("C7")
+def test_a_cache_that_was_deleted_between_two_mounts_is_made_anew(
+    store_writer: StoreWriter, mount_store: MountStore, tmp_path: Path
+) -> None:
+    store_writer.add_version("model", "net", {"w.bin": b"weights" * 1000})
+    for _ in range(2):
+        mounted = mount_store(store_writer.root, "--cache-dir", str(tmp_path / "everything"))
+        assert (mounted.mountpoint / "artifacts/model/net/v1/files/w.bin").read_bytes() == b"weights" * 1000
+        assert cache(mounted)["bytes_fetched"] == 7000
+        mounted.close()
+        shutil.rmtree(tmp_path / "everything")
+
+
+@pytest.mark.promise("R9")
 def test_eight_readers_of_one_file_fetch_it_once(store_writer: StoreWriter, mount_store: MountStore) -> None:
     content = os.urandom(16 * MIB)
     store_writer.add_version("model", "net", {"w.bin": content})
@@ -100,6 +115,7 @@ def test_eight_readers_of_one_file_fetch_it_once(store_writer: StoreWriter, moun
     assert cache(mounted)["bytes_fetched"] == len(content)
 
 
+@pytest.mark.promise("C1")
 def test_the_cache_keeps_its_limit(store_writer: StoreWriter, mount_store: MountStore) -> None:
     for number in range(4):
         store_writer.add_version("model", f"net{number}", {"w.bin": os.urandom(8 * MIB)})

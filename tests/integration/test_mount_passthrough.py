@@ -91,6 +91,7 @@ def test_once_a_content_is_whole_its_reads_do_not_come_to_us(
     assert mount.callbacks.counts["read"] == 0
 
 
+@pytest.mark.promise("R7")
 def test_other_bytes_at_the_path_of_one_that_is_open(mount: Mount, catalog: Catalog, server: FakeTransfers) -> None:
     publish(mount, catalog, server, FILE)
     cat(mount)

@@ -42,6 +42,7 @@ def output(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.promise("L1")
 def test_every_file_is_there_and_has_the_servers_bytes(mounted: Mounted, sample_store: Path) -> None:
     shown = files_below(mounted.mountpoint)
     assert shown == expected_files(sample_store)
@@ -49,6 +50,7 @@ def test_every_file_is_there_and_has_the_servers_bytes(mounted: Mounted, sample_
         assert (mounted.mountpoint / path).read_bytes() == (sample_store / path).read_bytes(), path
 
 
+@pytest.mark.promise("L1")
 def test_sizes_and_times_are_those_of_the_manifest(mounted: Mounted, sample_store: Path) -> None:
     path = f"{RESNET}/v3/files/model.pth"
     there, here = (sample_store / path).stat(), (mounted.mountpoint / path).stat()
@@ -56,6 +58,7 @@ def test_sizes_and_times_are_those_of_the_manifest(mounted: Mounted, sample_stor
     assert abs(here.st_mtime - there.st_mtime) < 1  # unpacking the archive cut the server's times to seconds
 
 
+@pytest.mark.promise("L2")
 def test_aliases_are_links_next_to_the_versions(mounted: Mounted) -> None:
     folder = mounted.mountpoint / RESNET
     links = {entry.name: os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()}
@@ -63,6 +66,7 @@ def test_aliases_are_links_next_to_the_versions(mounted: Mounted) -> None:
     assert (folder / "production/files/model.pth").read_bytes() == (folder / "v3/files/model.pth").read_bytes()
 
 
+@pytest.mark.promise("L3")
 def test_a_soft_deleted_version_is_hidden(mounted: Mounted) -> None:
     assert sorted(os.listdir(mounted.mountpoint / RESNET)) == [
         ".lock", "latest", "production", "stable", "v1", "v3", "v4", "versions.json",
@@ -84,6 +88,7 @@ def test_the_pool_is_an_empty_folder(mounted: Mounted) -> None:
     assert os.listdir(mounted.mountpoint / "artifacts/.dedup") == []
 
 
+@pytest.mark.promise("L4")
 def test_listing_everything_does_not_touch_the_network(
     mount_store: MountStore, sample_store: Path, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -107,6 +112,7 @@ def test_reading_again_does_not_touch_the_network(
     assert line.stats() == before
 
 
+@pytest.mark.promise("R1")
 def test_the_same_bytes_in_two_versions_are_fetched_once(
     mount_store: MountStore, sample_store: Path, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:
@@ -148,6 +154,7 @@ def test_statfs_tells_the_size_of_the_store(mounted: Mounted) -> None:
     assert space.f_flag & os.ST_RDONLY
 
 
+@pytest.mark.promise("L6")
 def test_du_shows_the_local_share_and_ls_the_real_size(mount_store: MountStore, sample_store: Path) -> None:
     mounted = mount_store(sample_store)
     model = mounted.mountpoint / f"{RESNET}/v3/files/model.pth"
@@ -171,11 +178,13 @@ def test_du_shows_the_local_share_and_ls_the_real_size(mount_store: MountStore, 
         lambda top: (top / RESNET / "versions.json").chmod(0o600),
     ],
 )
+@pytest.mark.promise("L7")
 def test_nothing_can_be_changed(mounted: Mounted, change: object) -> None:
     with pytest.raises(OSError, match="Read-only file system"):
         change(mounted.mountpoint)  # type: ignore[operator]
 
 
+@pytest.mark.promise("L5")
 def test_inode_numbers_stay(mount_store: MountStore, sample_store: Path) -> None:
     def numbers(mounted: Mounted) -> dict[str, int]:
         return {path: (mounted.mountpoint / path).stat().st_ino for path in files_below(mounted.mountpoint)}

@@ -25,6 +25,7 @@ def offline(mount_store: MountStore, sample_store: Path, own_sshd: PrivateSshd) 
     return mount_store(sample_store, "--offline", "--cache-dir", str(before.cache_dir), sshd=own_sshd)
 
 
+@pytest.mark.promise("A8")
 def test_everything_is_listed(offline: Mounted, sample_store: Path) -> None:
     folder = offline.mountpoint / "artifacts/model/resnet50"
     assert (folder / "production").readlink() == Path("v3")
@@ -32,6 +33,7 @@ def test_everything_is_listed(offline: Mounted, sample_store: Path) -> None:
     assert "resnet50" in offline.run("ls").stdout
 
 
+@pytest.mark.promise("A8")
 def test_what_is_cached_is_read(offline: Mounted, sample_store: Path) -> None:
     assert (offline.mountpoint / MODEL).read_bytes() == (sample_store / MODEL).read_bytes()
 

@@ -87,6 +87,7 @@ def the_rest(target: Target) -> list[tuple[int, int]]:
     return [wanted for wanted in ranges(SIZE) if wanted not in target.received]
 
 
+@pytest.mark.promise("A4")
 def test_a_transfer_that_is_cut_goes_on_over_a_new_connection(
     server: Server, line: Relay, target: Target, content: bytes
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_line_that_stalls_is_a_time_out_and_the_next_call_has_a_new_connection
     assert server.counters.connections == 2
 
 
+@pytest.mark.promise("A3")
 def test_a_time_out_is_about_progress_not_about_the_time_a_transfer_takes(
     sshd: PrivateSshd, relay: MakeRelay, root: Path, target: Target, content: bytes
 ) -> None:
@@ -268,6 +270,7 @@ def test_all_readers_of_a_stalled_line_are_told(
         target.close()
 
 
+@pytest.mark.promise("A2")
 def test_while_the_server_is_away_calls_fail_at_once_until_it_is_back(
     server: Server, line: Relay, target: Target, content: bytes
 ) -> None:

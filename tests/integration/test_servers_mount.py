@@ -106,6 +106,17 @@ def test_another_accounts_store_with_an_index_that_is_denied(
         mounted.close()
 
 
+@pytest.mark.promise("X2")
+def test_a_file_that_the_account_may_not_read(writer: StoreWriter, mount_store: MountStore) -> None:
+    (writer.version_folder("model", "net", 2) / "files/w.bin").chmod(0o600)
+    with throwaway_account() as account, sshd_for(account) as sshd:
+        mounted = mount_store(writer.root, sshd=sshd)
+        with pytest.raises(PermissionError):
+            (mounted.mountpoint / NET / "v2/files/w.bin").read_bytes()
+        assert (mounted.mountpoint / NET / "v1/files/w.bin").read_bytes() == b"one"
+        mounted.close()
+
+
 def test_a_root_that_is_a_link(writer: StoreWriter, mount_store: MountStore) -> None:
     link = writer.root.parent / "link"
     link.symlink_to(writer.root)

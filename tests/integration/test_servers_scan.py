@@ -305,6 +305,7 @@ class TestRealFailures:
         with server_at(any_way, tmp_path / "file") as server, pytest.raises(StoreUnusable, match="there is no folder"):
             Scans(server).scan()
 
+    @pytest.mark.promise("S3")
     def test_a_store_whose_artifacts_are_gone_deletes_nothing(self, any_way: PrivateSshd, sample_store: Path) -> None:
         with server_at(any_way, sample_store) as server:
             scans = Scans(server)
@@ -417,6 +418,7 @@ class TestTheWalkOverALine:
             scans.scan()
             assert scans.content("artifacts/model/net/versions.json") == index.read_bytes()
 
+    @pytest.mark.promise("S6")
     def test_links_are_named_and_not_followed(self, server: Server, store_writer: StoreWriter, tmp_path: Path) -> None:
         store_writer.add_version("model", "net", {"a": b"1"})
         run = store_writer.add_run("p", "e")
@@ -456,6 +458,7 @@ class TestTheWalkOverALine:
         assert len(scans.notices) == 1
         assert scans.notices[0].endswith("status.json: is not a regular file and is left out")
 
+    @pytest.mark.promise("S4")
     def test_a_document_that_is_too_large_costs_itself(self, server: Server, store_writer: StoreWriter) -> None:
         store_writer.add_version("model", "net", {"a": b"1"})
         with open(store_writer.version_folder("model", "net", 1) / "metadata.json", "wb") as file:
@@ -521,6 +524,7 @@ def test_what_is_known_may_take_longer_to_send_than_anybody_waits_in_silence(
     assert sum(isinstance(event, Gone) for event in events) == len(known)
 
 
+@pytest.mark.promise("W1")
 def test_nothing_of_the_store_is_changed(any_way: PrivateSshd, sample_store: Path) -> None:
     def state() -> dict[str, tuple[int, int, int]]:
         found = {}

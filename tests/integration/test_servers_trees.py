@@ -129,6 +129,7 @@ def server(
         yield server
 
 
+@pytest.mark.promise("S1")
 def test_while_an_sdk_saves_versions_every_sync_shows_a_whole_state(
     server: Server, store_writer: StoreWriter, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def key_for(account: Account, folder: Path) -> Iterator[tuple[str, PrivateSshd]]
             yield text, sshd
 
 
+@pytest.mark.promise("K2")
 def test_no_secret_is_left_anywhere_or_given_to_a_program(tmp_path: Path, account: Account, sample_store: Path) -> None:
     """By password, by a pasted key with a passphrase, with wrong ones, with -v: what remembers them is memory alone."""
     require_fuse()
@@ -145,6 +146,7 @@ def test_no_secret_is_left_anywhere_or_given_to_a_program(tmp_path: Path, accoun
 
 
 @pytest.mark.promise("C9")
+@pytest.mark.promise("C10")
 def test_all_that_a_session_leaves_is_for_the_user_alone_whatever_the_umask(
     tmp_path: Path, sshd: PrivateSshd, sample_store: Path
 ) -> None:
@@ -166,6 +168,27 @@ def test_all_that_a_session_leaves_is_for_the_user_alone_whatever_the_umask(
         names = {path.name for path in made}
         assert {"index.db", "records.db", "owner.sock", "lock", "store.json", "connections.json"} <= names
         assert {"downloads", "metadata", "content", "model.pth"} <= names
+        assert {path.relative_to(session.folder).as_posix() for path in below[0].rglob("*")} == {
+            "home/.config",
+            "home/.config/runicornfs",
+            "home/.config/runicornfs/connections.json",
+            "home/.config/runicornfs/connections.json.lock",
+        }
+        assert [path.name for path in below[1].iterdir()] == ["runicornfs"]
+        given = {
+            "home",
+            "run",
+            "tmp",
+            "cache",
+            "mount",
+            "target",
+            "proxy.py",
+            "ssh_config",
+            "notes",
+            "known_hosts",
+            "log",
+        }
+        assert {path.name for path in session.folder.iterdir()} - given == set()
         assert [path for path in made if stat.S_IMODE(path.lstat().st_mode) & 0o077] == []
     finally:
         session.served.close()

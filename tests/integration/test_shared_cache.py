@@ -50,6 +50,8 @@ def _becomes_direct(guest: Process, path: str) -> None:
 
 
 @pytest.mark.parametrize("guests", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.promise("C8")
+@pytest.mark.promise("R9")
 def test_what_several_processes_read_at_once_is_fetched_once(sharing: Sharing, guests: int) -> None:
     identity = sharing.server.add("a", FILE)
     owner = sharing.owner()
@@ -209,6 +211,7 @@ def test_a_content_larger_than_the_cache_passes_through_it_to_all(sharing: Shari
     assert owner.do("size_bytes") <= 24 * BLOCK
 
 
+@pytest.mark.promise("C2")
 def test_what_guests_read_without_the_owner_is_not_evicted(sharing: Sharing) -> None:
     kept = sharing.server.add("kept", FILE)
     others = [sharing.server.add(f"other{number}", content_of(10 * BLOCK, seed=number)) for number in range(3)]

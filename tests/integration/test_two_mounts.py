@@ -106,6 +106,7 @@ def test_a_read_that_waits_for_the_server_goes_on_when_the_owner_ends_in_order(
         assert reading.result(PATIENCE_S) == weights
 
 
+@pytest.mark.promise("C8")
 def test_readers_go_on_while_owners_are_killed_in_turn(
     two: tuple[Mounted, Mounted], mount_store: MountStore, store_writer: StoreWriter, weights: bytes
 ) -> None:

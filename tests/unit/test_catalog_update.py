@@ -239,6 +239,7 @@ def test_a_reader_keeps_its_snapshot(catalog: Catalog) -> None:
     assert catalog.children("") == []
 
 
+@pytest.mark.promise("S1")
 def test_readers_see_the_old_snapshot_or_the_new_one(catalog: Catalog) -> None:
     apply(catalog, *two_versions({"latest": 2}))
     with_both, with_one = ["latest", "v1", "v2", "versions.json"], ["v1", "versions.json"]
@@ -454,6 +455,7 @@ def test_very_many_changed_paths_are_read_when_they_are_asked_for(
     assert f"{NET}/v1/files/a/b 7/w.bin" not in changes.changed_paths, "the later snapshot has told of it"
 
 
+@pytest.mark.promise("S5")
 def test_a_bad_entry_of_a_manifest_costs_itself_and_names_the_manifest(catalog: Catalog) -> None:
     bad = {"files": [entry("../up"), entry("good")]}
     apply(catalog, *two_versions())
@@ -479,6 +481,7 @@ def test_aliases_follow_the_index(catalog: Catalog) -> None:
     assert names(catalog, NET) == ["latest", "v1", "v2", "versions.json"]
 
 
+@pytest.mark.promise("L2")
 def test_an_alias_of_a_version_that_is_not_shown_is_not_shown(catalog: Catalog) -> None:
     apply(catalog, *two_versions({"latest": 2}), document(f"{NET}/v2/.deleted", {}))
     assert names(catalog, NET) == ["v1", "versions.json"]
@@ -488,6 +491,7 @@ def test_an_alias_of_a_version_that_is_not_shown_is_not_shown(catalog: Catalog) 
 
 
 @pytest.mark.parametrize("alias", ["v3", "versions.json", ".lock", "a/b", "..", ""])
+@pytest.mark.promise("L2")
 def test_an_alias_that_cannot_be_a_link_is_reported(catalog: Catalog, alias: str) -> None:
     changes = apply(catalog, *two_versions({alias: 1, "latest": 2}))
     assert names(catalog, NET) == ["latest", "v1", "v2", "versions.json"]
@@ -604,6 +608,7 @@ def test_a_malformed_document_of_a_run_is_shown_and_named(catalog: Catalog, name
     assert changes.problems[0].startswith(f"{RUN}/{name}: ")
 
 
+@pytest.mark.promise("L3")
 def test_a_run_in_the_recycle_bin_is_not_shown(catalog: Catalog) -> None:
     apply(catalog, document(f"{RUN}/meta.json", b"{"), document(f"{RUN}/.deleted", {}))
     assert tree(catalog) == {}

@@ -61,6 +61,7 @@ def test_a_whole_file_is_verified_whatever_order_it_came_in(
     assert cache.cached_bytes([identity.key])[identity.key] == (len(FILE), "verified")
 
 
+@pytest.mark.promise("R3")
 def test_the_block_that_completes_a_file_is_withheld_until_it_was_checked(
     cache: ContentCache, server: FakeTransfers, thread: Callable[..., Future[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,8 @@ def test_a_reader_that_was_given_wrong_bytes_gets_no_more_and_who_opens_anew_get
 
 
 @pytest.mark.parametrize("content", [SMALL, FILE])
+@pytest.mark.promise("R4")
+@pytest.mark.promise("R5")
 def test_bytes_that_come_wrong_twice_are_an_error_and_nothing_of_them_is_kept(
     caches: Caches, server: FakeTransfers, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_manifest_without_a_list_of_files_is_malformed(files: Any) -> None:
             "sha256:" + "a" * 62 + "  ", "sha256:" + "é" * 64, 5, ["sha256:" + "a" * 64])],
     ],
 )  # fmt: skip
+@pytest.mark.promise("S5")
 def test_a_bad_entry_is_refused_and_named_and_the_rest_works(bad: Any) -> None:
     manifest = parsed(entry("first"), bad, entry("last"))
     assert paths_of(manifest) == ["first", "last"]
