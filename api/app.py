@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -30,7 +31,7 @@ from runicornfs.api import (
     runs,
 )
 from runicornfs.api.callers import Callers
-from runicornfs.api.calls import know_digits
+from runicornfs.api.calls import WAITING, know_digits
 from runicornfs.api.events import EventLog
 from runicornfs.api.guard import LOOPBACK_NAMES, Guard
 from runicornfs.api.headers import BrowserHeaders
@@ -84,6 +85,7 @@ def create_app(workspace: Workspace, admission: Admission) -> Starlette:
         },
     )
     app.state.workspace = workspace
+    app.state.waiting = CapacityLimiter(WAITING)
     app.state.events = EventLog(workspace)
     app.state.description = functools.cache(lambda: description_of(AREAS))
     return app

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from anyio import to_thread
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +28,9 @@ NAMED = (404, 409)  # an artifact, which may be unknown or stand under several t
 RECORD = (502,)  # a document of the store, which may be malformed
 CONTENTS = (503, 504)  # the cache, which another process may keep
 SERVER = (502, 503, 504)  # the server itself
+
+# Calls that may wait for a server at once; others queue. The thread pool has forty threads for all calls together.
+WAITING = 16
 
 Parameters = TypeVar("Parameters", bound=BaseModel | None)
 Body = TypeVar("Body", bound=BaseModel | None)
@@ -89,8 +92,10 @@ def call(
     parameters: type[Parameters] | None = None,
     body: type[Body] | None = None,
     refusals: tuple[int, ...] = (),
+    waits: bool = False,
 ) -> Call:
-    """A call with a JSON answer. Its function runs in the thread pool, so it may block without holding up others."""
+    """A call with a JSON answer. Its function runs in the thread pool, so it may block without holding up others; one
+    that `waits` for a server has threads apart, which it cannot take from those that never wait."""
     taken: type[Any] | None = parameters  # Any: where there is no model, the function's type says None
     sent: type[Any] | None = body
 
@@ -105,6 +110,7 @@ def call(
     @functools.wraps(function)
     async def endpoint(request: Request) -> Response:
         text = await body_of(request) if sent else b""
-        return await run_in_threadpool(answered, request, text)
+        threads = request.app.state.waiting if waits else None
+        return await to_thread.run_sync(answered, request, text, limiter=threads)
 
     return Call(method, path, endpoint, answers, taken, sent, refusals)

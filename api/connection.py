@@ -94,9 +94,10 @@ def calls() -> list[Call]:
             body=ConnectRequest,
             answers=ConnectAnswer,
             refusals=(400, 409, *SERVER, 507),
+            waits=True,
         ),
         call("POST", "/api/remote/disconnect", disconnect, answers=DisconnectAnswer, refusals=(400, *CONTENTS)),
-        call("GET", "/api/remote/verify", verify, answers=StructureAnswer, refusals=CONTENTS),
+        call("GET", "/api/remote/verify", verify, answers=StructureAnswer, refusals=CONTENTS, waits=True),
         call("GET", mode_path, mode, answers=ModeAnswer, refusals=CONTENTS),
         call(
             "POST",

@@ -46,8 +46,18 @@ def calls() -> list[Call]:
     artifact = "/api/remote/artifacts/{name}"
     of_version = f"{artifact}/v{{version:digits}}"
     return [
-        call("DELETE", version, delete, parameters=DeleteParameters, answers=DeletedAnswer, refusals=refusals),
-        call("POST", f"{version}/restore", restore, parameters=OfVersion, answers=DeletedAnswer, refusals=refusals),
+        call(
+            "DELETE", version, delete, parameters=DeleteParameters, answers=DeletedAnswer, refusals=refusals, waits=True
+        ),
+        call(
+            "POST",
+            f"{version}/restore",
+            restore,
+            parameters=OfVersion,
+            answers=DeletedAnswer,
+            refusals=refusals,
+            waits=True,
+        ),
         call(
             "POST",
             f"{of_version}/alias",
@@ -56,6 +66,7 @@ def calls() -> list[Call]:
             body=AliasRequest,
             answers=Done,
             refusals=refusals,
+            waits=True,
         ),
         call(
             "DELETE",
@@ -64,6 +75,7 @@ def calls() -> list[Call]:
             parameters=AliasParameters,
             answers=Done,
             refusals=refusals,
+            waits=True,
         ),
         call(
             "POST",
@@ -73,6 +85,7 @@ def calls() -> list[Call]:
             body=TagsRequest,
             answers=Done,
             refusals=refusals,
+            waits=True,
         ),
         call(
             "DELETE",
@@ -81,6 +94,7 @@ def calls() -> list[Call]:
             parameters=TagParameters,
             answers=Done,
             refusals=refusals,
+            waits=True,
         ),
     ]
 

@@ -160,6 +160,7 @@ def connect(
     client.set_log_channel(_PARAMIKO_LOG)
     transport = _transport(wire, policy, timeouts)
     login = Login(settings, credentials)
+    began = time.monotonic()
     try:
         client.connect(
             settings.hostname,
@@ -177,6 +178,8 @@ def connect(
     except BaseException as error:
         explained = error
         if isinstance(error, BROKEN):
+            if time.monotonic() - began < timeouts.connect:  # no time-out, then: it breaks, and may show in a moment
+                transport.join(_LAST_WORDS_TIME)
             explained = _explained(where, error, transport, wire, timeouts)
         client.close()
         wire.close()
@@ -196,7 +199,6 @@ def _explained(
     """The sentence for what went wrong between the TCP connection and the login."""
     if isinstance(error, IncompatiblePeer):
         return ProtocolError(f"{where} has no way to encrypt in common with us: {error}")
-    transport.join(_LAST_WORDS_TIME)
     if transport.is_active() or isinstance(error.__context__, TimeoutError):  # paramiko has not seen it break: it waits
         return TimedOut(f"{where} took the connection but did not speak SSH within {timeouts.connect:g} s")
     if "Indecipherable protocol version" in str(error) or "Invalid SSH banner" in str(error):

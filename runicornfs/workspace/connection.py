@@ -10,12 +10,12 @@ it and read without it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runicornfs.errors import Refused
+from runicornfs.errors import Conflict, Interrupted, Refused
 from runicornfs.remote.address import RemoteSource, check_root
 from runicornfs.remote.bulk import Transport
 from runicornfs.remote.hostkeys import Confirm
@@ -26,6 +26,9 @@ from runicornfs.workspace.opened import OpenedStore
 from runicornfs.workspace.opening import Keeping, open_latest, open_local, open_nothing, open_remote
 
 LOCAL, REMOTE = "local", "remote"
+# Seconds that somebody who wants to connect waits for another who does: as long as a server may take that is silent
+# both at the login and then.
+TURN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Connection:
         self._local: OpenedStore | None = None
         self._remote: OpenedStore | None = None
         self._attempt: Server | None = None  # which is being connected
+        self._ending = False  # the program: whoever waits for its turn to connect gives up
         self.mode = LOCAL
         self.store = self._keep(open_nothing())
 
@@ -94,11 +98,11 @@ class Connection:
     def connect(self, access: Access, offline: bool = False) -> OpenedStore:
         """Opens the store there, connected unless `offline`, and uses it. The one before stays if this fails.
 
-        Raises ServerErrors and Refused.
+        Raises ServerErrors, Refused, Interrupted, and Conflict while others are being connected all the time.
         """
         host = resolve_host(access.store, config_file=self._ssh.config, known_hosts=self._ssh.known_hosts)
         key = (host.hostname, host.port, host.user, check_root(access.store.root))
-        with self._changing:
+        with self._turn():
             store = self._remotes.get(key)
             if store is None:
                 server = self._attempt = Server(
@@ -176,7 +180,8 @@ class Connection:
             self._use(store, mode)
 
     def interrupt(self) -> None:
-        """Ends every wait for a server; for the end of the program."""
+        """Ends every wait for a server, and connects to none any more; for the end of the program."""
+        self._ending = True
         self._end_attempt()
         for store in list(self._remotes.values()):
             store.interrupt()
@@ -186,6 +191,18 @@ class Connection:
         self.interrupt()
         with self._changing:
             self._stack.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Holds the lock, for which nobody waits longer than an attempt to connect takes."""
+        if not self._changing.acquire(timeout=TURN_S):
+            raise Conflict("another server is being connected: try again when that has ended, or disconnect first")
+        try:
+            if self._ending:
+                raise Interrupted("the program is ending: no server is connected any more")
+            yield
+        finally:
+            self._changing.release()
 
     def _remember(self) -> None:
         """Opens what an earlier process has synced. Under the lock."""
