@@ -24,6 +24,7 @@ from paramiko import SSHException
 from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
 from paramiko.common import cMSG_CHANNEL_CLOSE
 
+MOST_WAITING = 80 << 20  # bytes: the window of a channel is 64 MiB
 BROKEN = (OSError, EOFError, SSHException)  # what paramiko raises when the channel or the line has ended
 
 if TYPE_CHECKING:
@@ -98,7 +99,11 @@ class Mouth:
 
 
 class ChunkPipe(_Base):
-    """A BufferedPipe that keeps its chunks. The lock protects the chunks, the size and the closed flag."""
+    """A BufferedPipe that keeps its chunks. The lock protects the chunks, the size and the closed flag.
+
+    paramiko takes whatever comes, also from a server that does not keep to the channel's window. Here more than
+    `MOST_WAITING` bytes that nobody has read are the end of the pipe, and are let go.
+    """
 
     def __init__(self, incoming: Incoming | None = None) -> None:
         super().__init__()
@@ -120,8 +125,14 @@ class ChunkPipe(_Base):
         if not data:
             return
         with self._changed:
+            if self._ended:
+                return
             self._chunks.append(data)
             self._size += len(data)
+            if self._size > MOST_WAITING:
+                self._chunks.clear()
+                self._size = 0
+                self._ended = True
             self._tell()
             self._changed.notify_all()
 

@@ -12,6 +12,7 @@ from runicornfs.errors import ConnectionLost, TimedOut
 from runicornfs.remote.channels import BROKEN, close_channel
 
 _STDERR_TAIL = 8 << 10  # bytes of standard error that are kept for a message
+_MOST_PIECES = 10_000  # of so much: all that a window holds; a command could write faster than we read
 _LARGEST_SEND = 256 << 10  # bytes handed to paramiko at once, which copies what is left over
 
 
@@ -96,5 +97,7 @@ class ExecChannel:
     def _drain_stderr(self) -> None:
         """Take what is there, or the server would stop the command when 64 MiB wait to be read."""
         with self._lock:
-            while self._channel.recv_stderr_ready():
+            for _ in range(_MOST_PIECES):
+                if not self._channel.recv_stderr_ready():
+                    return
                 self._stderr = (self._stderr + self._channel.recv_stderr(_STDERR_TAIL))[-_STDERR_TAIL:]

@@ -230,7 +230,7 @@ class Frames:
 
 def events(frames: Frames, quiet_s: float | None = None) -> Iterator[Event]:
     """The events of a scan, to its end; `quiet_s`: so long each may take. Raises StoreUnusable and what `next` does."""
-    while True:
+    for _ in range(walk.STORE_LIMIT):
         kind, header, body = frames.next()
         if quiet_s is not None and kind != walk.ALIVE:
             frames.within(quiet_s)
@@ -246,3 +246,4 @@ def events(frames: Frames, quiet_s: float | None = None) -> Iterator[Event]:
             yield from typed([(kind, *header, body) if kind == walk.DOCUMENT else (kind, *header)])
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError(f"the helper sent a frame that makes no sense: {printable(str(error))}") from None
+    raise ProtocolError(f"the helper told of more than {walk.STORE_LIMIT} things and did not come to an end")

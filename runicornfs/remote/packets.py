@@ -22,6 +22,7 @@ READ_FOR_READING = 0x01  # SSH_FXF_READ
 _UINT32 = struct.Struct(">I")
 _RANGE = struct.Struct(">QI")  # offset, length
 _HEAD = struct.Struct(">IBI")  # length, kind, id (in VERSION: the version)
+_KIND_AND_ID = struct.Struct(">BI")  # what of the head follows the length
 _HEAD_REST = _HEAD.size - _UINT32.size  # bytes of the head that count into the packet's length
 
 
@@ -189,9 +190,10 @@ class PacketReader:
 
     def next(self) -> Packet:
         """The next packet, waited for. Raises ProtocolError and what `receive` raises."""
-        length, kind, packet_id = _HEAD.unpack(self._exactly(_HEAD.size))
+        (length,) = _UINT32.unpack(self._exactly(_UINT32.size))
         if not _HEAD_REST <= length <= LARGEST_PACKET:
             raise ProtocolError(f"the server sent an SFTP packet with an impossible length ({length} bytes)")
+        kind, packet_id = _KIND_AND_ID.unpack(self._exactly(_HEAD_REST))
         rest = length - _HEAD_REST
         if kind == Kind.DATA:
             if rest < _UINT32.size:

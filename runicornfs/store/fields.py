@@ -54,8 +54,10 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise MalformedRecord("it is not UTF-8") from None
     except RecursionError:
         raise MalformedRecord("its JSON is nested too deep") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise MalformedRecord(f"it is not JSON: {error}") from None
+    except ValueError:  # of int(), which refuses what would take it minutes
+        raise MalformedRecord("it has a number of thousands of digits") from None
     if not isinstance(record, dict):
         raise MalformedRecord("it is not a JSON object")
     return record

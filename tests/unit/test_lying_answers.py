@@ -196,6 +196,17 @@ def test_a_helper_that_is_alive_and_says_nothing_comes_to_an_end() -> None:
         list(helper.events(Frames(io.BytesIO(output.getvalue()), within_s=-1.0)))
 
 
+def test_a_helper_that_tells_without_end_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "STORE_LIMIT", 10)
+    output = io.BytesIO()
+    writer = helper_program.FrameWriter(output)
+    for number in range(11):
+        writer.write(walk.GONE, [f"p/e/runs/r/{number}"])
+    writer.close()
+    with pytest.raises(ProtocolError, match="more than 10 things"):
+        list(helper.events(Frames(io.BytesIO(output.getvalue()))))
+
+
 # The walk
 
 

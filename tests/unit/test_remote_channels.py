@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paramiko.buffered_pipe import PipeTimeout
 
+from runicornfs.remote import channels
 from runicornfs.remote.channels import ChunkPipe
 
 
@@ -64,3 +65,13 @@ def test_the_event_says_whether_a_read_would_wait() -> None:
     assert not event.is_set()
     pipe.close()
     assert event.is_set()
+
+
+def test_what_nobody_reads_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not keep to the window ends its channel, and that alone."""
+    monkeypatch.setattr(channels, "MOST_WAITING", 100)
+    pipe = ChunkPipe()
+    for _ in range(100):
+        pipe.feed(b"x" * 50)
+    assert len(pipe) == 0
+    assert pipe.read(10, 0.0) == b""
