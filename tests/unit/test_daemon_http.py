@@ -74,8 +74,9 @@ def test_a_connection_on_which_no_request_comes_is_closed(port: int, said: bytes
 
 def test_a_body_that_does_not_come_is_refused(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
-        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        answer = client.recv(65536)
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{")
+        with client.makefile("rb") as stream:
+            answer = stream.read()
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in answer
 
