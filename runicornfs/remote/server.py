@@ -254,7 +254,8 @@ class Server:
 
         Ranges are taken from `wanted` only when there is room for more on the line; while something is on its way, one
         that had nothing is asked again. `received(offset, length)` is called, on this thread, when a whole range has
-        been written. Returns when all has been written and `wanted` has nothing.
+        been written, or as much of it from its start as there was when the line broke. Returns when all has been
+        written and `wanted` has nothing.
 
         Raises StaleFile (the file there is not this one), MissingOnServer, AccessDenied, TimedOut (no progress for the
         read time-out), Unreachable or ConnectionLost, ProtocolError, OSError (writing failed), and whatever `wanted`

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runicornfs.errors import StaleFile
+from runicornfs.errors import StaleFile, TimedOut, Unreachable
 from runicornfs.remote.line import Stamp
 from runicornfs.remote.packets import Code, Fields, Kind, Packet, read_packet
 from runicornfs.remote.sftp import SftpSession
@@ -63,7 +63,8 @@ class Transfer:
         """Fetch every (offset, length) that `wanted` yields; returns when all has been written and it has no more.
 
         Raises what the session raises, StaleFile if the file ends too early, OSError if writing fails, and what
-        `wanted` and `received` raise. The session is closed then, unless no answer is outstanding.
+        `wanted` and `received` raise. The session is closed then, unless no answer is outstanding. Of a range that was
+        under way when the line broke or fell silent, `received` is told as much as had been written from its start.
         """
         self._line.transfer_begins()
         try:
@@ -78,12 +79,30 @@ class Transfer:
                     self._session.send(requests)
                 if not self._pending:
                     return
-                self._take(self._session.receive())
+                self._take(self._next_answer())
         finally:
             self._line.transfer_ends()
             if self._pending:
                 self._line.abandoned(self._in_flight)
                 self._session.close()
+
+    def _next_answer(self) -> Packet:
+        try:
+            return self._session.receive()
+        except (Unreachable, TimedOut):
+            self._keep_what_came()
+            raise
+
+    def _keep_what_came(self) -> None:
+        """Tells of the starts of ranges, before the first byte that is still to come: they need not come again."""
+        missing: dict[int, _Read] = {}  # of each range the first
+        for read in self._pending.values():
+            known = missing.get(id(read.range))
+            if known is None or read.offset < known.offset:
+                missing[id(read.range)] = read
+        for read in missing.values():
+            if read.offset > read.range.offset:
+                self._received(read.range.offset, read.offset - read.range.offset)
 
     def _ask_for(self, offset: int, length: int) -> None:
         whole = _Range(offset, length, length)

@@ -177,14 +177,26 @@ def test_an_answer_that_is_not_allowed_ends_transfer_and_session(
     assert fetch.line.sent(0, 1.0).alone  # nothing counts as on its way any more
 
 
-def test_a_connection_that_ends_amid_a_range_keeps_what_was_complete(target: int) -> None:
-    fetch = Fetch(FakeChannel({b"/f": _CONTENT}), target)
-    data = iter(range(7))
-    fetch.channel.ends = True
-    fetch.channel.tamper = lambda kind, id_, body: [packet(kind, id_, body)] if next(data, None) is not None else []
-    with pytest.raises(ConnectionLost):
-        fetch.run(iter(ranges(len(_CONTENT), 1 << 20)))
-    assert fetch.received == [(0, 1 << 20)]
+@given(answers=st.integers(3, 40), order=st.none() | st.integers(0, 2**32).map(random.Random), silent=st.booleans())
+def test_of_a_range_that_breaks_off_its_start_is_told_as_far_as_it_was_written(
+    answers: int, order: random.Random | None, silent: bool
+) -> None:
+    channel = FakeChannel({b"/f": _CONTENT}, limits=32 << 10)
+    fd = os.memfd_create("target")
+    try:
+        fetch = Fetch(channel, fd)
+        left = iter(range(answers))
+        channel._shuffle = order
+        channel.ends = not silent
+        channel.tamper = lambda kind, id_, body: [packet(kind, id_, body)] if next(left, None) is not None else []
+        with pytest.raises(TimedOut if silent else ConnectionLost):
+            fetch.run(iter(ranges(2 << 20, 1 << 20)))
+        for offset, length in fetch.received:
+            assert os.pread(fd, length, offset) == _CONTENT[offset : offset + length]
+        if order is None:
+            assert sum(length for _, length in fetch.received) == answers * (32 << 10), "nothing is asked for twice"
+    finally:
+        os.close(fd)
 
 
 def test_a_write_that_fails_is_the_error_and_the_session_is_not_used_again(
