@@ -43,6 +43,7 @@ class MountStore(Protocol):
         port: int | None = None,
         host: str = "127.0.0.1",
         mountpoint: Path | None = None,
+        wait: bool = True,
     ) -> Mounted: ...
 
 
@@ -153,6 +154,7 @@ def mount_store(sshd: PrivateSshd, _mount: Callable[..., Mounted]) -> MountStore
     """Mounts stores through SSH: `mount_store(root, "--cache-size", "1MiB")`.
 
     sshd: another server than the shared one. port: that of a relay before it. mountpoint: another than a new one.
+    wait: False where it may as well refuse to start.
     """
     shared = sshd
 
@@ -163,9 +165,11 @@ def mount_store(sshd: PrivateSshd, _mount: Callable[..., Mounted]) -> MountStore
         port: int | None = None,
         host: str = "127.0.0.1",
         mountpoint: Path | None = None,
+        wait: bool = True,
     ) -> Mounted:
         server = sshd or shared
-        return _mount(source_of(server, root, port, host), *login_options(server), *options, mountpoint=mountpoint)
+        source = source_of(server, root, port, host)
+        return _mount(source, *login_options(server), *options, mountpoint=mountpoint, wait=wait)
 
     return mount
 

