@@ -171,12 +171,15 @@ class ArtifactFolder:
         except (FileNotFoundError, PermissionError):
             self.seen[path] = None
             return None
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > RECORD_LIMIT:
                 raise EditRefused("malformed_record", f"{path} is no file that could be changed")
             self.seen[path] = token_of(status)
-            return file.read(RECORD_LIMIT)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(RECORD_LIMIT)
+        finally:
+            os.close(descriptor)
 
     def carry_out(self, wanted: Plan, version: int, lock: int) -> list[str]:
         """Returns what is to be said about it. Raises Changed, with nothing done."""
@@ -316,13 +319,15 @@ def refusals() -> Generator[None, None, None]:
     """Makes a refusal of what the system says."""
     try:
         yield
+    except RecursionError:  # no version's: a path of a manifest has 2,000 folders at most, and os.fwalk takes fewer
+        raise EditRefused("server_error", "its folders lie too deep in each other to be removed") from None
     except OSError as error:
         code = REASONS.get(error.errno or 0, "server_error")
         if code == "access_denied":
             raise EditRefused(code, f"the store's files do not let this account change it ({error.strerror})") from None
         if code == "no_space":
             raise EditRefused(code, "the disk of the store is full") from None
-        where = "" if error.filename is None else f" ({os.fsdecode(error.filename)})"
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
         raise EditRefused(code, f"{error.strerror}{where}") from None
 
 
