@@ -1,4 +1,4 @@
-"""A line that is silent: whatever is stuck on it, everybody else is answered, and Ctrl-C ends it all."""
+"""A line that is silent, or leads to somebody else: everybody is answered, told why, and Ctrl-C ends it all."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def edit(client: httpx.Client, sshd: PrivateSshd, port: int, root: Path) -> None
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stuck", [connect, edit])
+@pytest.mark.promise("A6")
 def test_what_is_stuck_on_the_line_keeps_nobody_waiting_who_asks_for_something_else(
     stuck: Callable[[httpx.Client, PrivateSshd, int, Path], None],
     store_writer: StoreWriter,
@@ -71,3 +72,24 @@ def test_what_is_stuck_on_the_line_keeps_nobody_waiting_who_asks_for_something_e
     reader.wait(30)
     patient.close()
     line.resume()
+
+
+@pytest.mark.promise("A5")
+def test_a_server_that_comes_back_with_another_host_key_is_refused_and_said(
+    store_writer: StoreWriter, mount_store: MountStore, own_sshd: PrivateSshd
+) -> None:
+    store_writer.add_version("model", "net", {"cached": b"c", "other": b"o"})
+    mounted = mount_store(store_writer.root, sshd=own_sshd)
+    mounted.expect_log("was lost")
+    assert (mounted.mountpoint / FILES / "cached").read_bytes() == b"c"
+    trusted = own_sshd.known_hosts.read_text()
+    own_sshd.stop()
+    key = own_sshd.folder / "host_key"
+    key.unlink()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], input=b"y\n", check=True)
+    own_sshd.start()
+    own_sshd.known_hosts.write_text(trusted)
+    wait_until(lambda: "has CHANGED" in mounted.run("status").stdout, "the status to say it")
+    assert (mounted.mountpoint / FILES / "cached").read_bytes() == b"c"
+    with pytest.raises(OSError, match="Network is unreachable"):
+        (mounted.mountpoint / FILES / "other").read_bytes()

@@ -152,6 +152,7 @@ def test_a_time_out_is_about_progress_not_about_the_time_a_transfer_takes(
     assert target.content(8 * MIB) == content[: 8 * MIB]
 
 
+@pytest.mark.promise("A3")
 def test_a_packet_may_trickle_in_for_longer_than_the_time_out(
     sshd: PrivateSshd, root: Path, target: Target, relay: MakeRelay
 ) -> None:

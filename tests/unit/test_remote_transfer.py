@@ -178,6 +178,7 @@ def test_an_answer_that_is_not_allowed_ends_transfer_and_session(
 
 
 @given(answers=st.integers(3, 40), order=st.none() | st.integers(0, 2**32).map(random.Random), silent=st.booleans())
+@pytest.mark.promise("A4")
 def test_of_a_range_that_breaks_off_its_start_is_told_as_far_as_it_was_written(
     answers: int, order: random.Random | None, silent: bool
 ) -> None:
