@@ -156,11 +156,10 @@ class Guest:
 
 
 class ImpatientGuest(Guest):
-    """Takes an owner that was silent for a second for one that is stopped."""
+    """Takes an owner that was silent for three seconds for one that is stopped."""
 
     def __init__(self, folder: Path) -> None:
-        guest_module.SILENCE_S = 1.0
-        guest_module.GLANCE_S = 0.2
+        guest_module.SILENCE_S = 3.0
         super().__init__(folder)
 
     def look(self, key: str) -> tuple[object, ...]:

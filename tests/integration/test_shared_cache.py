@@ -163,7 +163,7 @@ def test_folders_are_listed_while_the_owner_is_stopped(sharing: Sharing) -> None
     identity = sharing.server.add("a", FILE, digest=False)
     owner, guest = sharing.quick()
     assert owner.do("read", identity) == FILE
-    assert guest.do("look", identity.key)[:2] == (len(FILE), "cached")
+    wait_until(lambda: guest.do("look", identity.key)[:2] == (len(FILE), "cached"), "an answer in time")
     os.kill(owner.pid, signal.SIGSTOP)
     assert guest.do("look", identity.key) == (0, "remote", 0)
     os.kill(owner.pid, signal.SIGCONT)
@@ -171,7 +171,7 @@ def test_folders_are_listed_while_the_owner_is_stopped(sharing: Sharing) -> None
 
 
 def test_an_owner_that_is_stopped_is_waited_for_once(sharing: Sharing) -> None:
-    """Each wait costs a second here: all of them would take longer than this test may."""
+    """Each wait costs three seconds here: all of them would take longer than this test may."""
     identity = sharing.server.add("a", FILE)
     owner, guest = sharing.quick()
     os.kill(owner.pid, signal.SIGSTOP)
