@@ -94,6 +94,10 @@ class SparseFiles:
             return None
         return fd
 
+    def has(self, name: str) -> bool:
+        """Whether something stands where this file would."""
+        return os.path.lexists(self._folder / name)
+
     def replace(self, fd: int, name: str, size: int) -> None:
         """Makes `fd` the descriptor of a new file; who is reading from it ends with the old one. Raises OSError."""
         new = self.create(name, size)

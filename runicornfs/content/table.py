@@ -123,7 +123,9 @@ class Table:
             if entry is not None:
                 return entry
             if record.cached_bytes:  # else there may never have been a file: no descriptor was left for it
-                log.warning("what was cached of %s cannot be used; it will be fetched again", identity.path)
+                # A file that is gone was deleted, or evicted by a process that was killed before it wrote that down.
+                level = logging.WARNING if self._files.has(record.file) else logging.INFO
+                log.log(level, "what was cached of %s cannot be used; it will be fetched again", identity.path)
             with contextlib.suppress(OSError):  # a disk that cannot even delete keeps the space
                 self._discard(record)
         return Entry(identity, new_name(identity.key), None, -1, verified=False, clock=self._records.now)

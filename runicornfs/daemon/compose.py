@@ -179,7 +179,7 @@ def _allow_many_files() -> None:
 
 
 def _forbid_core_dumps() -> None:
-    """Passwords and keys are in this process's memory: a crash must not write them to a disk (decision 33)."""
+    """Passwords and keys are in this process's memory: a crash must not write them to a disk (decision 32)."""
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 

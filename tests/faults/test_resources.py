@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from runicornfs.demo.samplestore import StoreWriter
 from runicornfs.demo.sshd import PrivateSshd
@@ -64,6 +65,7 @@ def answers(mounted: Mounted) -> bool:
         return False
 
 
+@pytest.mark.promise("X3")
 def test_without_descriptors_reads_fail_with_a_word_and_everything_comes_back(
     store_writer: StoreWriter, mount_store: MountStore
 ) -> None:

@@ -62,6 +62,7 @@ def answer_to(served: Mounted, data: bytes) -> bytes:
         return stream.read()
 
 
+@pytest.mark.promise("K5")
 @pytest.mark.parametrize(
     "data",
     [b"", b"GET /api/health HTTP/1.1\r\nX-Never", SWITCH + b"Content-Length: 100\r\n\r\n{", EVENTS],

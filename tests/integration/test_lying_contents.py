@@ -69,6 +69,7 @@ LINKED = [
 ]
 
 
+@pytest.mark.promise("S6")
 @pytest.mark.parametrize("local", [False, True], ids=["on a server", "on this machine"])
 def test_no_link_leads_out_of_the_store(
     local: bool,

@@ -62,6 +62,7 @@ def outside_of(path: Path, tmp_path: Path) -> Path:
     return outside
 
 
+@pytest.mark.promise("S6")
 @pytest.mark.parametrize(
     ("place", "edit"),
     [

@@ -29,6 +29,7 @@ PROGRAM = [sys.executable, "-m", "tests.fsx"]
 ALLOWED = "refused copied: EXDEV"
 
 
+@pytest.mark.promise("R10")
 @pytest.mark.parametrize("cache_size", ["64MiB", "4MiB"])
 @pytest.mark.parametrize("program", ["runicornfs", "tests.unpassed_mount"])
 def test_every_read_gives_the_bytes_of_the_file(

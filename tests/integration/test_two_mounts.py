@@ -91,6 +91,7 @@ def test_the_second_takes_the_place_of_an_owner_that_ends(
     assert (guest.mountpoint / "artifacts/model/big/v2/files/weights.bin").read_bytes() == b"new"
 
 
+@pytest.mark.promise("C8")
 def test_a_read_that_waits_for_the_server_goes_on_when_the_owner_ends_in_order(
     mount_store: MountStore, store_writer: StoreWriter, weights: bytes, sshd: PrivateSshd, relay: MakeRelay
 ) -> None:

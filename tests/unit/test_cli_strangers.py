@@ -86,6 +86,7 @@ def test_another_server_is_told_from_runicornfs(command: list[str], body: bytes)
         is_one_sentence(result, "is not runicornfs")
 
 
+@pytest.mark.promise("K4")
 @pytest.mark.parametrize(
     ("sent", "word"),
     [

@@ -28,6 +28,7 @@ def test_a_name_stays_in_its_cell() -> None:
     assert head.index("SIZE") == row.rindex("3")
 
 
+@pytest.mark.promise("K4")
 def test_a_sentence_has_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     display.say(f"deleted {EVIL}")
     lines_of(capsys.readouterr().out)

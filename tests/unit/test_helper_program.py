@@ -190,6 +190,7 @@ def test_a_store_of_runs_of_which_nothing_is_left_deleted_nothing(tmp_path: Path
         events(tmp_path / "store", known)
 
 
+@pytest.mark.promise("S7")
 def test_artifacts_on_a_file_system_of_their_own_that_is_away_are_not_deleted(root: Path) -> None:
     known = state(events(root))
     shutil.rmtree(root / "artifacts")

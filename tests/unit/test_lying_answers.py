@@ -230,6 +230,7 @@ def test_a_folder_with_too_many_names_costs_itself_and_nothing_is_gone(
     ]
 
 
+@pytest.mark.promise("S8")
 def test_a_walk_over_a_store_without_end_stops_and_nothing_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +259,7 @@ def test_only_a_manifest_may_be_large(tmp_path: Path, monkeypatch: pytest.Monkey
 # Documents
 
 
+@pytest.mark.promise("S8")
 def test_a_document_of_too_many_values_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fields, "VALUES_LIMIT", 100)
     assert parse_object(b'{"a": [' + b"{}," * 45 + b"{}]}")
