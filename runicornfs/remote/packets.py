@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from runicornfs.errors import ProtocolError
+from runicornfs.errors import ProtocolError, ServerError
 
 VERSION = 3  # the version that every server speaks
 LARGEST_PACKET = (256 << 10) + 1024  # bytes: OpenSSH's largest, 256 KiB, and some room; a larger one is nonsense
@@ -182,9 +182,13 @@ class Fields:
 
 
 class PacketReader:
-    """Cuts a stream of bytes into packets. `receive` returns the next piece of it, never b"": it raises at the end."""
+    """Cuts a stream of bytes into packets. `receive` returns the next piece of it, never b"": it raises at the end.
+
+    `cut` is the file data in the middle of which it has raised, if it has: what of it came before.
+    """
 
     def __init__(self, receive: Callable[[], bytes]) -> None:
+        self.cut: Packet | None = None
         self._receive = receive
         self._chunk = memoryview(b"")
 
@@ -202,17 +206,26 @@ class PacketReader:
             if size != rest - _UINT32.size:
                 raise ProtocolError(f"the server announced {size} bytes of file data and sent {rest - _UINT32.size}")
             rest = size
-        return Packet(kind, packet_id, self._views(rest), rest)
+        body: list[memoryview] = []
+        try:
+            self._take(rest, body)
+        except ServerError:
+            if kind == Kind.DATA:
+                self.cut = Packet(kind, packet_id, body, sum(map(len, body)))
+            raise
+        return Packet(kind, packet_id, body, rest)
 
     def _exactly(self, count: int) -> bytes:
         chunk = self._chunk
         if len(chunk) >= count:
             self._chunk = chunk[count:]
             return bytes(chunk[:count])
-        return b"".join(self._views(count))
+        parts: list[memoryview] = []
+        self._take(count, parts)
+        return b"".join(parts)
 
-    def _views(self, count: int) -> list[memoryview]:
-        views = []
+    def _take(self, count: int, parts: list[memoryview]) -> None:
+        """The next bytes, appended piece by piece."""
         while count:
             chunk = self._chunk
             if not chunk:
@@ -220,8 +233,7 @@ class PacketReader:
             part = chunk[:count]
             self._chunk = chunk[len(part) :]
             count -= len(part)
-            views.append(part)
-        return views
+            parts.append(part)
 
 
 def packet(kind: Kind, packet_id: int, *fields: bytes) -> bytes:

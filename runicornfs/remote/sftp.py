@@ -297,6 +297,11 @@ class SftpSession:
                 return answer
             self._unheeded.discard(answer.id)
 
+    @property
+    def cut(self) -> Packet | None:
+        """File data in the middle of which the session has ended: as much of it as came."""
+        return self._packets.cut
+
     def nonsense(self, what: str) -> ProtocolError:
         """The error to raise for an answer that the protocol does not allow. The session is closed."""
         self.close()

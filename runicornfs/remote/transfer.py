@@ -64,7 +64,7 @@ class Transfer:
 
         Raises what the session raises, StaleFile if the file ends too early, OSError if writing fails, and what
         `wanted` and `received` raise. The session is closed then, unless no answer is outstanding. Of a range that was
-        under way when the line broke or fell silent, `received` is told as much as had been written from its start.
+        under way when the line broke or fell silent, `received` is told as much as had come from its start.
         """
         self._line.transfer_begins()
         try:
@@ -95,14 +95,25 @@ class Transfer:
 
     def _keep_what_came(self) -> None:
         """Tells of the starts of ranges, before the first byte that is still to come: they need not come again."""
-        missing: dict[int, _Read] = {}  # of each range the first
-        for read in self._pending.values():
-            known = missing.get(id(read.range))
-            if known is None or read.offset < known.offset:
-                missing[id(read.range)] = read
-        for read in missing.values():
-            if read.offset > read.range.offset:
-                self._received(read.range.offset, read.offset - read.range.offset)
+        missing: dict[int, tuple[int, _Range]] = {}  # by range, where that byte is
+        for id_, read in self._pending.items():
+            at = read.offset + self._came_of(id_, read)
+            known, _ = missing.get(id(read.range), (at, None))
+            missing[id(read.range)] = min(at, known), read.range
+        for at, whole in missing.values():
+            if at > whole.offset:
+                self._received(whole.offset, at - whole.offset)
+
+    def _came_of(self, id_: int, read: _Read) -> int:
+        """Bytes of an answer in the middle of which the line broke; they are written."""
+        cut = self._session.cut
+        if cut is None or cut.id != id_ or not 0 < cut.size <= read.length:
+            return 0
+        try:
+            write_at(self._fd, cut.body, read.offset, cut.size)
+        except OSError:  # the error of the line is the one to tell
+            return 0
+        return cut.size
 
     def _ask_for(self, offset: int, length: int) -> None:
         whole = _Range(offset, length, length)
