@@ -31,6 +31,7 @@ from runicornfs.remote.channels import BROKEN, ChunkPipe, Mouth, close_channel
 from runicornfs.remote.hostkeys import HostKeyPolicy
 from runicornfs.remote.identities import Credentials
 from runicornfs.remote.login import Login, RememberingTransport
+from runicornfs.remote.packetizer import LARGEST_DATA, BoundedPacketizer
 from runicornfs.remote.reach import Started, Wire, reach
 from runicornfs.remote.sshconfig import HostSettings
 from runicornfs.remote.sshprocess import Entrance
@@ -39,7 +40,6 @@ from runicornfs.remote.timeouts import Timeouts
 log = logging.getLogger("runicornfs.remote.connection")
 
 _WINDOW = 64 << 20  # bytes a channel may send ahead: at 50 ms 2 MiB (paramiko's default) would be 40 MB/s at most
-_PACKET = 256 << 10  # bytes of a packet that we take; OpenSSH's own limit for what it sends
 _KEEP_ALIVE = 15  # seconds without traffic after which we say something, so that NATs and firewalls keep the line
 _CLOSE_TIME = 5.0  # seconds that paramiko's thread may take to see that its socket is gone; it looks every 0.1 s
 _LAST_WORDS_TIME = 0.2  # seconds in which a line that breaks has ended: paramiko ends the channels before it says so
@@ -201,7 +201,9 @@ def _explained(
         return ProtocolError(f"{where} has no way to encrypt in common with us: {error}")
     if transport.is_active() or isinstance(error.__context__, TimeoutError):  # paramiko has not seen it break: it waits
         return TimedOut(f"{where} took the connection but did not speak SSH within {timeouts.connect:g} s")
-    if "Indecipherable protocol version" in str(error) or "Invalid SSH banner" in str(error):
+    if any(
+        words in str(error) for words in ("Indecipherable protocol version", "Invalid SSH banner", "Invalid packet")
+    ):
         return ProtocolError(f"{where} answers, but is no SSH server")
     if wire.proxy is not None and (said := wire.proxy.failure(where)) is not None:
         return said
@@ -211,7 +213,12 @@ def _explained(
 
 
 def _transport(wire: Wire, policy: HostKeyPolicy, timeouts: Timeouts) -> RememberingTransport:
-    transport = RememberingTransport(wire, default_window_size=_WINDOW, default_max_packet_size=_PACKET)
+    transport = RememberingTransport(
+        wire,
+        default_window_size=_WINDOW,
+        default_max_packet_size=LARGEST_DATA,
+        packetizer_class=BoundedPacketizer,
+    )
     transport.set_log_channel(_PARAMIKO_LOG)
     _quieten(logging.getLogger(_PARAMIKO_LOG))
     transport.handshake_timeout = 2 * timeouts.connect  # later than the client's own, which knows what it waited for

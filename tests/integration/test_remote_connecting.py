@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -441,6 +442,31 @@ class TestNoServer:
     def test_noise_after_the_greeting(self, at: Callable[[Speech], HostSettings]) -> None:
         error = self.fails(at(lambda connection: connection.sendall(b"SSH-2.0-x\r\n" + b"noise" * 1000)))
         assert isinstance(error, (ProtocolError, TimedOut, Unreachable))
+
+    @pytest.mark.promise("S8")
+    def test_a_greeting_without_end(self, at: Callable[[Speech], HostSettings]) -> None:
+        def speak(connection: socket.socket) -> None:
+            with contextlib.suppress(OSError):  # until we hang up
+                while True:
+                    connection.sendall(b"Welcome. " * 1000)
+
+        error = self.fails(at(speak))
+        assert isinstance(error, ProtocolError)
+        assert "is no SSH server" in str(error)
+
+    @pytest.mark.promise("S8")
+    def test_a_packet_of_two_gigabytes(self, at: Callable[[Speech], HostSettings]) -> None:
+        sent = 0
+
+        def speak(connection: socket.socket) -> None:
+            nonlocal sent
+            connection.sendall(b"SSH-2.0-x\r\n" + (0x7FFFFFF4).to_bytes(4, "big"))
+            with contextlib.suppress(OSError):
+                while True:
+                    sent += connection.send(bytes(1 << 16))
+
+        assert isinstance(self.fails(at(speak)), ProtocolError)
+        assert sent < 64 << 20, "what the sockets hold, and no more"
 
 
 def test_a_host_alias_from_an_ssh_configuration(sshd: PrivateSshd, tmp_path: Path) -> None:
