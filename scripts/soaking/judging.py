@@ -14,8 +14,16 @@ CUT = "cut"  # calls that were under way may fail
 HANDOVER = "handover"  # the owner of the shared cache is changing: calls may fail, reads may not
 
 AWAY = {errno.ENETUNREACH, errno.ETIMEDOUT}
-# Of a mount that nobody serves, or that is not there at the moment.
-UNSERVED = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.EIO, errno.ENODEV, errno.ESTALE}
+# Of a mount that nobody serves, or that is not there at the moment. One that ends lets go of the server first.
+UNSERVED = {
+    errno.ENOTCONN,
+    errno.ECONNABORTED,
+    errno.ENOENT,
+    errno.EIO,
+    errno.ENODEV,
+    errno.ESTALE,
+    errno.ENETUNREACH,
+}
 # Of a version that somebody takes away: its name is gone, its number has come back with other bytes.
 LEAVING = {errno.ENOENT, errno.ESTALE, errno.EIO}
 # A page of a mapped file that cannot be read kills the reader.
