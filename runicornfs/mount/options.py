@@ -56,6 +56,6 @@ def _number(name: str, value: str) -> int:
     pattern, base, most = (r"[0-7]{1,4}", 8, 0o777) if name == "umask" else (r"[0-9]{1,10}", 10, 2**32 - 2)
     if not re.fullmatch(pattern, value) or int(value, base) > most:
         raise InvalidInput(
-            f"-o {name}={shown(value)}: {name} takes a number from 0 to {most:{'o' if base == 8 else 'd'}}"
+            f"-o {shown(f'{name}={value}')}: {name} takes a number from 0 to {most:{'o' if base == 8 else 'd'}}"
         )
     return int(value, base)

@@ -224,7 +224,7 @@ def test_those_for_which_there_is_no_room_at_once_come_later(tmp_path: Path) -> 
     with Caches(tmp_path / "cache", server) as caches, ThreadPoolExecutor(16) as threads:
         world = World(server, caches.open(limit=limit), threads)
         reads = world.read_all(world.small(12, BLOCK))
-        world.answer_one(ranges=2)  # a cache of this size takes a large one in two
+        world.answer_one(ranges=FILLS + 1)  # a cache of this size takes large ones in two: so one of them is done
         wait_until(lambda: server.together, "some of the small ones to be asked for")
         world.go()
         assert contents(reads) == [content_of(BLOCK, number) for number in range(12)]
