@@ -6,6 +6,7 @@ description at `/openapi.json` and what is done cannot come apart.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runicornfs.api.requests import answer, body_of, read_body, read_parameters, workspace_of
+from runicornfs.errors import Interrupted, OutcomeUnknown
 from runicornfs.workspace.workspace import Workspace
 
 JSON = "application/json"
@@ -111,6 +113,11 @@ def call(
     async def endpoint(request: Request) -> Response:
         text = await body_of(request) if sent else b""
         threads = request.app.state.waiting if waits else None
-        return await to_thread.run_sync(answered, request, text, limiter=threads)
+        try:
+            return await to_thread.run_sync(answered, request, text, limiter=threads)
+        except asyncio.CancelledError:  # the daemon ends, and has waited for it for a while
+            if method == "GET":
+                raise Interrupted("runicornfs is ending") from None
+            raise OutcomeUnknown("runicornfs is ending: whether this was done is not known") from None
 
     return Call(method, path, endpoint, answers, taken, sent, refusals)

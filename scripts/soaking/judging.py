@@ -35,6 +35,7 @@ CODES_AWAY = {
     "connection_lost",
     "timed_out",
     "outcome_unknown",
+    "interrupted",
     "owner_gone",
     "refused",
     "conflict",
