@@ -49,7 +49,8 @@ class Flusher:
         self._work.set()
 
     def settle(self, key: str, file: str) -> None:
-        """Nobody writes to this content any more."""
+        """Nobody writes to this content any more. Whoever begins to again undoes it, also before it was fsynced."""
+        self._records.settling(key)
         with self._lock:
             self._quiet[key] = file
         self._work.set()
@@ -105,7 +106,6 @@ class Flusher:
         with self._lock:
             quiet, self._quiet = self._quiet, {}
         for key, file in quiet.items():
-            self._records.settling(key)
             try:
                 modified_ns = self._files.sync(file)
             except OSError as error:

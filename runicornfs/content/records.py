@@ -250,7 +250,8 @@ class Records:
                 self._pending[key] = _Removed(file)
 
     def settling(self, key: str) -> None:
-        """The file is about to be fsynced. Anything that happens to the record from here on undoes this."""
+        """The file is to be fsynced, with all that is recorded of it now. Anything that happens to the record from here
+        on undoes this: a content that is being written is never settled, or nobody would look after it after a kill."""
         with self._lock:
             self._settling.add(key)
 

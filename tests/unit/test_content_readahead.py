@@ -244,6 +244,7 @@ def test_who_reads_all_of_a_file_gets_the_whole_window_at_once() -> None:
     ),
     st.randoms(use_true_random=False),
 )
+@example([(0, 2, 2), (0, 2, 4)], Random(4))
 @example([(0, 6, 1)], Random(1))  # the first two requests overtake each other: a load of the file all the same
 def test_what_is_fetched_for_nothing_is_at_most_half_of_what_was_read(
     runs: list[tuple[int, int, int]], dice: Random
@@ -256,10 +257,10 @@ def test_what_is_fetched_for_nothing_is_at_most_half_of_what_was_read(
         reads[at], reads[at + 1] = reads[at + 1], reads[at]
     reads = [block for block in reads if 0 <= block < COUNT]
     asked = {block for first, stop in spans_after(ahead, reads) for block in range(first, stop)}
-    # A request that was overtaken may count twice.
+    # A request that was overtaken may count twice, and a block that is read again for one of a hole.
     from_the_start = min(reads, default=COUNT) <= HOLE
     earned = 2 * len(reads) if from_the_start else len(reads) // 2
-    assert len(asked - set(reads)) <= max(ALLOWANCE, earned) + len(overtaken)
+    assert len(asked - set(reads)) <= max(ALLOWANCE, earned) + len(overtaken) + HOLE
 
 
 def test_a_small_file_comes_whole_with_its_first_read_wherever_that_is() -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,27 @@ def test_a_content_that_is_written_to_again_is_not_settled_any_more(
         cache = killed.open()
         assert read_all(cache, identity) == content_of(40 * BLOCK)
     reader.close()
+
+
+def test_a_content_that_is_opened_and_written_to_before_it_was_settled_is_not_settled(
+    caches: Caches, server: FakeTransfers, tmp_path: Path
+) -> None:
+    """Else nobody would give back the space of blocks that came and were not recorded when a program is killed."""
+    identity = server.add("a", content_of(40 * BLOCK))
+    cache = caches.open()
+    flusher = cache._flusher
+    flusher.stop()  # what it would do is done here, at the worst moment
+    with closing(cache.open(identity)) as reader:
+        reader.read(10 * BLOCK, BLOCK)
+    wait_at_rest(cache)
+    with closing(cache.open(identity)) as reader:
+        reader.read(20 * BLOCK, BLOCK)
+        flusher.flush()
+        flusher._settle()
+        reader.read(30 * BLOCK, 8 * BLOCK)
+        with kill(cache, caches, tmp_path) as killed:
+            killed.open().close()
+            assert verify_contents(killed.folder, {identity.key: content_of(40 * BLOCK)}).unrecorded_bytes == 0
 
 
 def test_a_record_whose_file_is_gone_is_forgotten(
