@@ -158,13 +158,20 @@ def test_an_owner_that_is_stopped_holds_up_no_content_that_is_whole(sharing: Sha
     os.kill(owner.pid, signal.SIGCONT)
 
 
+def stop(pid: int) -> None:
+    """Returns when no thread of it runs any more: each goes on until it notices."""
+    os.kill(pid, signal.SIGSTOP)
+    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+    wait_until(lambda: all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in stats), "the process to stop")
+
+
 @pytest.mark.promise("A6")
 def test_folders_are_listed_while_the_owner_is_stopped(sharing: Sharing) -> None:
     identity = sharing.server.add("a", FILE, digest=False)
     owner, guest = sharing.quick()
     assert owner.do("read", identity) == FILE
     wait_until(lambda: guest.do("look", identity.key)[:2] == (len(FILE), "cached"), "an answer in time")
-    os.kill(owner.pid, signal.SIGSTOP)
+    stop(owner.pid)
     assert guest.do("look", identity.key) == (0, "remote", 0)
     os.kill(owner.pid, signal.SIGCONT)
     wait_until(lambda: guest.do("look", identity.key)[:2] == (len(FILE), "cached"), "the owner to be heard again")
@@ -174,7 +181,7 @@ def test_an_owner_that_is_stopped_is_waited_for_once(sharing: Sharing) -> None:
     """Each wait costs three seconds here: all of them would take longer than this test may."""
     identity = sharing.server.add("a", FILE)
     owner, guest = sharing.quick()
-    os.kill(owner.pid, signal.SIGSTOP)
+    stop(owner.pid)
     assert guest.do("unanswered", identity, 200) == 200
     os.kill(owner.pid, signal.SIGCONT)
     wait_until(lambda: not guest.do("unanswered", identity, 1), "the owner to be heard again")

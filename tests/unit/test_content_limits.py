@@ -162,7 +162,7 @@ def test_a_read_larger_than_the_cache_is_served_in_pieces(caches: Caches, server
 
 
 @pytest.mark.promise("C3")
-@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("blocks", [4, 8])  # eight are the least that `--cache-size` takes
 @pytest.mark.parametrize("digest", [True, False])
 def test_more_readers_than_the_cache_has_blocks_are_served_in_turn(
     caches: Caches, server: FakeTransfers, blocks: int, digest: bool
