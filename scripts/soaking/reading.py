@@ -14,7 +14,8 @@ import random
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 PIECE = 128 * 1024
@@ -86,10 +87,7 @@ def say(answer: dict[str, Any]) -> None:
 
 def read_all(path: str, plain: Plain, progress: Progress, rng: random.Random) -> None:
     """From the beginning to the end, perhaps with a rest in the middle."""
-    fd = progress.call(os.open, path, os.O_RDONLY)
-    try:
-        size = progress.call(os.fstat, fd).st_size
-        plain.has_size(size)
+    with opened(path, plain, progress) as (fd, size):
         step = rng.choice([4096, PIECE, 1 << 20])
         rest_at = rng.randrange(size + 1) if rng.random() < 0.3 else -1
         offset = 0
@@ -100,8 +98,6 @@ def read_all(path: str, plain: Plain, progress: Progress, rng: random.Random) ->
             offset += len(data)
         if offset < size or (offset != size and not plain.growing):
             raise Wrong(f"ends after {offset} bytes of {size}")
-    finally:
-        os.close(fd)
 
 
 def read_at(fd: int, offset: int, length: int, plain: Plain, progress: Progress) -> None:
@@ -114,37 +110,36 @@ def read_at(fd: int, offset: int, length: int, plain: Plain, progress: Progress)
         offset, length = offset + len(data), length - len(data)
 
 
-def read_random(path: str, plain: Plain, progress: Progress, rng: random.Random) -> None:
-    """Here and there, any length, also over the end."""
+@contextmanager
+def opened(path: str, plain: Plain, progress: Progress) -> Iterator[tuple[int, int]]:
+    """A descriptor of a file and its size, which must be the plain one's."""
     fd = progress.call(os.open, path, os.O_RDONLY)
     try:
         size = progress.call(os.fstat, fd).st_size
         plain.has_size(size)
+        yield fd, size
+    finally:
+        os.close(fd)
+
+
+def read_random(path: str, plain: Plain, progress: Progress, rng: random.Random) -> None:
+    """Here and there, any length, also over the end."""
+    with opened(path, plain, progress) as (fd, size):
         for _ in range(rng.randrange(1, 40)):
             offset, length = rng.randrange(size + 1), rng.choice([1, 512, 4096, 70_000, 300_000])
             read_at(fd, offset, min(length, size - offset), plain, progress)
-    finally:
-        os.close(fd)
 
 
 def read_part(path: str, plain: Plain, progress: Progress, rng: random.Random) -> None:
     """The beginning or the end, and nothing more."""
-    fd = progress.call(os.open, path, os.O_RDONLY)
-    try:
-        size = progress.call(os.fstat, fd).st_size
-        plain.has_size(size)
+    with opened(path, plain, progress) as (fd, size):
         offset = rng.choice([0, max(0, size - 65_557)])
         read_at(fd, offset, min(65_536, size - offset), plain, progress)
-    finally:
-        os.close(fd)
 
 
 def read_mapped(path: str, plain: Plain, progress: Progress, rng: random.Random) -> None:
     """Through mmap: some places, or all of it; an error is a SIGBUS, of which this process dies."""
-    fd = progress.call(os.open, path, os.O_RDONLY)
-    try:
-        size = progress.call(os.fstat, fd).st_size
-        plain.has_size(size)
+    with opened(path, plain, progress) as (fd, size):
         if size == 0 or plain.growing:
             return
         with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
@@ -154,8 +149,6 @@ def read_mapped(path: str, plain: Plain, progress: Progress, rng: random.Random)
             for offset in places:
                 data = progress.call(piece_of, mapped, offset)
                 plain.has(offset, data)
-    finally:
-        os.close(fd)
 
 
 def piece_of(mapped: mmap.mmap, offset: int) -> bytes:
